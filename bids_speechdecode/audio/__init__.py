@@ -1,0 +1,1 @@
+"""Sound to targets; knows nothing of BIDS."""

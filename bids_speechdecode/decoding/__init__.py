@@ -1,0 +1,1 @@
+"""Splits, windows, encoder, contrastive training, ranks; knows nothing of BIDS."""

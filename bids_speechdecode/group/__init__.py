@@ -1,0 +1,1 @@
+"""Participants as the random unit: tests and tables over participants."""

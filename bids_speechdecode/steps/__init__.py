@@ -1,0 +1,1 @@
+"""The steps of the workflow: where BIDS files meet numbers."""
