@@ -1,0 +1,770 @@
+"""Query of an iEEG-BIDS dataset: who and what is there, as frozen records; loads no signal.
+
+Only the participant asked for is indexed (pybids). Sidecars and tables follow the inheritance
+principle: the nearest applicable ``.tsv`` is used, applicable ``.json`` files are merged.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from bids.layout import BIDSLayout, BIDSLayoutIndexer, Query
+
+from bids_speechdecode.errors import (
+    DataError,
+    InvalidBIDSError,
+    MissingInputError,
+    NothingSelectedError,
+    UsageError,
+    did_you_mean,
+)
+
+# Extension -> format, in the order of preference where a recording comes in several.
+FORMATS = {
+    ".vhdr": "brainvision",
+    ".edf": "edf",
+    ".set": "eeglab",
+    ".mefd": "mef3",
+    ".nwb": "nwb",
+}
+_BRAIN_TYPES = frozenset({"SEEG", "ECOG", "DBS"})
+_INHERITED = r"(?:ieeg|events|channels|electrodes|coordsystem)\.(?:json|tsv)"
+_OTHER_DATATYPES = r"/(?:anat|beh|dwi|eeg|fmap|func|meg|micr|motion|mrs|nirs|perf|pet)(?:/|$)"
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One row of ``channels.tsv``."""
+
+    name: str
+    type: str = "N/A"  # upper case
+    units: str = "n/a"
+    status: str = "good"  # or "bad"
+    status_description: str = ""
+    group: str = ""
+    sampling_frequency: float | None = None
+
+    @property
+    def is_brain(self) -> bool:
+        """Whether the channel records from the brain (SEEG, ECOG or DBS)."""
+        return self.type in _BRAIN_TYPES
+
+
+@dataclass(frozen=True)
+class ElectrodesFile:
+    """An ``electrodes.tsv`` and the ``coordsystem.json`` that says what its numbers mean."""
+
+    electrodes: Path
+    coordsystem: Path | None = None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One iEEG run of one participant, with everything its sidecars say.
+
+    Where the signal itself is not in the dataset (only its sidecars are), `format` is empty,
+    `path` is the name the signal would have less its extension, and `signal_missing` is true;
+    `require_signal` then raises.
+    """
+
+    root: Path
+    path: Path
+    format: str
+    participant: str
+    session: str | None
+    task: str
+    run: str | None
+    entities: tuple[tuple[str, str], ...]  # in the order of the file name
+    channels: tuple[Channel, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    events_path: Path | None = None
+    channels_path: Path | None = None
+    electrodes: tuple[ElectrodesFile, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The name without suffix, e.g. ``sub-01_ses-01_task-x_run-01``."""
+        return _join(self.entities)
+
+    @property
+    def sampling_frequency(self) -> float | None:
+        """Hertz, from the sidecar."""
+        return _number(self.metadata.get("SamplingFrequency"))
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds, from the sidecar."""
+        return _number(self.metadata.get("RecordingDuration"))
+
+    @property
+    def power_line_frequency(self) -> float | None:
+        """Hertz, from the sidecar."""
+        return _number(self.metadata.get("PowerLineFrequency"))
+
+    @property
+    def signal_missing(self) -> bool:
+        """Whether the signal is absent, or a pointer to content that was not downloaded."""
+        try:
+            require_signal(self)
+        except MissingInputError:
+            return True
+        return False
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A BIDS dataset: where it is, what it is called and who took part."""
+
+    root: Path
+    name: str
+    participants: tuple[str, ...]  # labels without "sub-"
+    simulated: bool
+
+
+# ---------------------------------------------------------------------- tables and sidecars
+
+
+def read_tsv(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return a table of strings (``None`` for n/a and empty cells) and notes on its oddities.
+
+    Accepts a byte-order mark, any line ending, blank lines, short rows and Latin-1 text, and
+    says so. The index of the frame is the line number in the file.
+
+    Raises
+    ------
+    DataError
+        If the file is empty, has a row longer than its header, or a column twice.
+    """
+    text, notes = _decode(path)
+    lines = csv.reader(io.StringIO(text, newline=None), delimiter="\t")
+    rows = [(lines.line_num, [cell.strip() for cell in row]) for row in lines]
+    rows = [(number, row) for number, row in rows if any(row)]
+    if not rows:
+        raise DataError(
+            "A table is empty.", expected="a header line and rows", found="nothing", where=path
+        )
+    header = rows[0][1]
+    while header and not header[-1]:
+        header.pop()
+    _check_columns(path, header, rows)
+    n_short = sum(len(row) < len(header) for _, row in rows)
+    if n_short:
+        notes.append(f"{path.name}: {n_short} rows shorter than the header, filled with n/a")
+    cells = [
+        [_cell(row[i]) if i < len(row) else None for i in range(len(header))] for _, row in rows[1:]
+    ]
+    index = [number for number, _ in rows[1:]]
+    return pd.DataFrame(cells, columns=header, index=index, dtype=object), tuple(notes)
+
+
+def _decode(path: Path) -> tuple[str, list[str]]:
+    data = path.read_bytes()
+    notes = []
+    if data.startswith(b"\xef\xbb\xbf"):
+        notes.append(f"{path.name}: byte-order mark removed")
+    try:
+        return data.decode("utf-8-sig"), notes
+    except UnicodeDecodeError:
+        notes.append(f"{path.name}: not UTF-8, read as Latin-1")
+        return data.decode("latin-1"), notes
+
+
+def _check_columns(path: Path, header: list[str], rows: list[tuple[int, list[str]]]) -> None:
+    twice = [name for name, n in Counter(header).items() if n > 1]
+    if twice:
+        raise DataError("A table has a column twice.", found=", ".join(twice), where=path)
+    for number, row in rows[1:]:
+        if any(row[len(header) :]):
+            raise DataError(
+                "A row of a table is longer than its header.",
+                expected=f"{len(header)} cells",
+                found=f"{len(row)} cells",
+                where=f"{path}, line {number}",
+            )
+
+
+def _cell(text: str) -> str | None:
+    return None if text in {"", "n/a", "N/A"} else text
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON sidecar.
+
+    Raises
+    ------
+    DataError
+        If the file is not JSON or holds something else than an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(
+            "A JSON file cannot be read.", expected="valid JSON", found=str(error), where=path
+        ) from None
+    if not isinstance(content, dict):
+        raise DataError("A JSON file holds no object.", expected="{...}", where=path)
+    return content
+
+
+def _number(value: object) -> float | None:
+    """Return a positive finite number, or None for n/a and the like."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if 0 < number < float("inf") else None
+
+
+# ------------------------------------------------------------------------------ content
+
+
+def require_content(path: Path, dataset_root: Path) -> None:
+    """Raise if a file of the dataset is absent or only stands for content kept elsewhere.
+
+    Raises
+    ------
+    MissingInputError
+        With the exact command that fetches a DataLad, git-annex or Git LFS file.
+    """
+    try:
+        inside = path.relative_to(dataset_root)
+    except ValueError:
+        inside = path
+    pointer = _pointer_kind(path)
+    if pointer:
+        command = "git lfs pull --include" if pointer == "Git LFS" else "datalad get"
+        raise MissingInputError(
+            "The content of a file has not been downloaded.",
+            expected="the data",
+            found=f"a {pointer} pointer",
+            where=path,
+            fix=f"cd {dataset_root} && {command} {inside}",
+        )
+    if not path.exists():
+        where = next((p for p in path.parents if p.is_dir()), None)
+        names = [p.name for p in where.iterdir()] if where else []
+        hint = did_you_mean(path.name, names)
+        raise MissingInputError(
+            "A file is absent.", found=hint, where=path, fix="put the file there"
+        )
+
+
+def _pointer_kind(path: Path) -> str:
+    """Return "git-annex", "Git LFS" or "" for a file that holds its content."""
+    if path.is_symlink() and not path.exists():
+        return "git-annex"
+    if not path.is_file() or path.stat().st_size > 32 * 1024:
+        return ""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"/annex/objects/"):
+        return "git-annex"
+    return "Git LFS" if start.startswith(b"version https://git-lfs") else ""
+
+
+def require_signal(recording: Recording) -> None:
+    """Raise if the recording's signal is absent or was not downloaded.
+
+    Raises
+    ------
+    MissingInputError
+        Naming the missing file and, for a pointer, the command that fetches it.
+    """
+    if not recording.format:
+        extensions = ", ".join(FORMATS)
+        raise MissingInputError(
+            "The signal of a recording is absent; only its sidecars are in the dataset.",
+            expected=f"{recording.path.name} with one of {extensions}",
+            where=recording.path.parent,
+            fix="download the recording, or leave it out (--session-label, --run-label)",
+        )
+    for path in _signal_files(recording):
+        require_content(path, recording.root)
+
+
+def _signal_files(recording: Recording) -> Iterator[Path]:
+    """Every file that the signal needs; the header comes first, as it names the others."""
+    path = recording.path
+    yield path
+    if recording.format == "brainvision":
+        named = re.search(r"^DataFile=(.+)$", path.read_text("latin-1"), flags=re.MULTILINE)
+        name = named[1].strip().replace("$b", path.stem) if named else f"{path.stem}.eeg"
+        yield path.with_name(name)
+    elif recording.format == "eeglab":
+        yield from (p for p in [path.with_suffix(".fdt")] if p.exists() or p.is_symlink())
+    elif recording.format == "mef3":
+        yield from (p for p in path.rglob("*") if p.is_symlink())
+
+
+# ------------------------------------------------------------------------- the dataset
+
+
+def open_dataset(bids_dir: Path, *, validate: bool = True) -> Dataset:
+    """Return what a dataset is called and who took part, from folder names alone.
+
+    Raises
+    ------
+    MissingInputError
+        If the folder is absent.
+    InvalidBIDSError
+        If `validate` and it is not a raw BIDS dataset with at least one participant.
+    """
+    root = Path(bids_dir).absolute()
+    if not root.is_dir():
+        raise MissingInputError(
+            "The dataset folder is absent.", expected="a BIDS dataset", where=root
+        )
+    description = _description(root, validate)
+    participants = sorted(
+        entry.name.removeprefix("sub-")
+        for entry in root.iterdir()
+        if re.fullmatch(r"sub-[A-Za-z0-9+]+", entry.name) and entry.is_dir()
+    )
+    if validate and not participants:
+        raise InvalidBIDSError(
+            "The dataset has no participants.", expected="folders sub-<label>", where=root
+        )
+    name = str(description.get("Name", root.name))
+    return Dataset(root, name, tuple(participants), _is_simulated(description))
+
+
+def _description(root: Path, validate: bool) -> dict[str, Any]:
+    path = root / "dataset_description.json"
+    try:
+        if not path.is_file():
+            raise DataError("There is no dataset_description.json.", where=root)
+        description = read_json(path)
+        absent = [key for key in ("Name", "BIDSVersion") if not description.get(key)]
+        if absent:
+            raise DataError("A required field is absent.", expected=", ".join(absent), where=path)
+        if description.get("DatasetType", "raw") == "derivative":
+            raise DataError("These are derivatives.", expected="a raw dataset", where=path)
+    except DataError as error:
+        if not validate:
+            return {}
+        raise InvalidBIDSError(
+            "The input is not a raw BIDS dataset.",
+            expected="dataset_description.json with Name and BIDSVersion",
+            found=error.problem,
+            where=path,
+            fix="give the folder that holds dataset_description.json, "
+            "or --skip-bids-validation if it is BIDS in all but this",
+        ) from None
+    return description
+
+
+def _is_simulated(description: Mapping[str, Any]) -> bool:
+    makers = description.get("GeneratedBy")
+    makers = makers if isinstance(makers, list) else []
+    names = [str(maker.get("Name", "")) for maker in makers if isinstance(maker, dict)]
+    return any("simulat" in name.lower() for name in [str(description.get("Name", "")), *names])
+
+
+def select_participants(
+    dataset: Dataset, wanted: Sequence[str] = (), excluded: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Return labels to process; all by default, the prefix ``sub-`` is optional.
+
+    Raises
+    ------
+    NothingSelectedError
+        If a label is not in the dataset, or none is left.
+    """
+    for label in [*wanted, *excluded]:
+        if _bare(label, "sub") not in dataset.participants:
+            raise NothingSelectedError(
+                f"There is no participant {_bare(label, 'sub')!r} in the dataset.",
+                expected=_some(dataset.participants),
+                found=did_you_mean(_bare(label, "sub"), dataset.participants),
+                where=dataset.root,
+            )
+    chosen = {_bare(label, "sub") for label in wanted} or set(dataset.participants)
+    left = sorted(chosen - {_bare(label, "sub") for label in excluded})
+    if not left:
+        raise NothingSelectedError(
+            "No participant is left.", found="all are excluded", where=dataset.root
+        )
+    return tuple(left)
+
+
+def _bare(label: str, key: str) -> str:
+    return label.strip().removeprefix(f"{key}-")
+
+
+def _some(labels: Iterable[str], n: int = 20) -> str:
+    """Return labels as text, cut after `n`."""
+    labels = list(labels)
+    more = f", ... ({len(labels)} in all)" if len(labels) > n else ""
+    return ", ".join(labels[:n]) + more
+
+
+# -------------------------------------------------------------------------- recordings
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of the index: its path and what its name says."""
+
+    path: Path
+    entities: tuple[tuple[str, str], ...]
+    suffix: str
+
+    def applies_to(self, path: Path, entities: Iterable[tuple[str, str]]) -> bool:
+        """Whether a file at `path` with these entities inherits this file."""
+        return set(self.entities).issubset(entities) and path.is_relative_to(self.path.parent)
+
+
+def list_recordings(
+    dataset: Dataset,
+    participant: str,
+    *,
+    tasks: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+    runs: Sequence[str] = (),
+    filter_file: Path | None = None,
+    database_dir: Path | None = None,
+) -> tuple[Recording, ...]:
+    """Return the iEEG recordings of one participant that pass the filters, sorted by name.
+
+    A recording of which only sidecars exist is listed too, with `signal_missing`.
+
+    Parameters
+    ----------
+    filter_file : path, optional
+        JSON of pybids filters under the key ``ieeg``, e.g. ``{"ieeg": {"acquisition": "x"}}``.
+    database_dir : path, optional
+        Folder for the index of pybids, written if absent and trusted if there.
+
+    Raises
+    ------
+    NothingSelectedError
+        If the participant has no iEEG recording, or none passes the filters.
+    """
+    layout = _index(dataset.root, participant, database_dir)
+    files = [*_parse(Path(f.path) for f in layout.get()), *_mef3(dataset.root, participant)]
+    found = [_recording(dataset.root, stem, files) for stem in _stems(files, participant)]
+    if not found:
+        raise NothingSelectedError(
+            f"Participant {participant!r} has no iEEG recording.",
+            expected="sub-<label>/[ses-<label>/]ieeg/*_task-<label>*_ieeg.*",
+            where=dataset.root / f"sub-{participant}",
+        )
+    kept = [r for r in found if _passes(r, tasks, sessions, runs)]
+    if filter_file:
+        allowed = _filtered(layout, filter_file)
+        kept = [r for r in kept if r.label in allowed]
+    if not kept:
+        raise NothingSelectedError(
+            f"The filters leave no recording of participant {participant!r}.",
+            expected="one of " + _some(r.label for r in found),
+            where=dataset.root,
+        )
+    return tuple(kept)
+
+
+def _index(root: Path, participant: str, database_dir: Path | None) -> BIDSLayout:
+    """Index one participant and the sidecars at the top that its files inherit."""
+    others = rf"^/(?!sub-{re.escape(participant)}(?:/|$))(?!(?:[^/]*_)?{_INHERITED}$)"
+    ignore = [re.compile(p) for p in (others, _OTHER_DATATYPES, r"\.mefd(?:/|$)")]
+    indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore)
+    database = database_dir / f"sub-{participant}" if database_dir else None
+    layout = BIDSLayout(root, validate=False, indexer=indexer, database_path=database)
+    if Path(layout.root) != root:
+        raise UsageError(
+            "The pybids index belongs to another dataset.",
+            expected=str(root),
+            found=layout.root,
+            where=str(database),
+        )
+    return layout
+
+
+def _parse(paths: Iterable[Path]) -> Iterator[_File]:
+    for path in paths:
+        *pairs, last = path.name.split("_")
+        if all("-" in pair for pair in pairs):
+            entities = tuple((key, value) for key, _, value in (p.partition("-") for p in pairs))
+            yield _File(path, entities, last.partition(".")[0])
+
+
+def _mef3(root: Path, participant: str) -> Iterator[_File]:
+    """MEF3 recordings are folders, which pybids does not list."""
+    home = root / f"sub-{participant}"
+    for pattern in ("ieeg/*_ieeg.mefd", "ses-*/ieeg/*_ieeg.mefd"):
+        yield from _parse(home.glob(pattern))
+
+
+def _stems(files: Sequence[_File], participant: str) -> list[tuple[Path, tuple]]:
+    """Return (folder, entities) of each recording, from its signal or, failing that, sidecars.
+
+    A sidecar that other recordings inherit is not a recording of its own.
+    """
+    named = {
+        (f.path.parent, f.entities): f.suffix == "ieeg" and f.path.suffix in FORMATS
+        for f in sorted(files, key=lambda f: f.path.suffix in FORMATS)
+        if f.suffix in {"ieeg", "channels"}
+        and f.path.parent.name == "ieeg"
+        and {"sub": participant}.items() <= dict(f.entities).items()
+        and "task" in dict(f.entities)
+    }
+    stems = [
+        (folder, entities)
+        for (folder, entities), has_signal in named.items()
+        if has_signal
+        or not any(folder == other and set(entities) < set(others) for (other, others) in named)
+    ]
+    return sorted(stems, key=lambda stem: _join(stem[1]))
+
+
+def _join(entities: Iterable[tuple[str, str]]) -> str:
+    return "_".join(f"{key}-{value}" for key, value in entities)
+
+
+def _recording(root: Path, stem: tuple[Path, tuple], files: Sequence[_File]) -> Recording:
+    folder, entities = stem
+    bare = folder / f"{_join(entities)}_ieeg"
+    signals = [
+        bare.with_suffix(e) for e in FORMATS if any(f.path == bare.with_suffix(e) for f in files)
+    ]
+    notes = []
+    if len(signals) > 1:
+        notes.append(f"{len(signals)} formats of one recording, {signals[0].name} is used")
+    inherited = _inherited(files, bare, entities)
+    channels_path = _nearest(inherited, "channels", ".tsv")
+    channels, channel_notes = read_channels(channels_path)
+    of = dict(entities)
+    return Recording(
+        root=root,
+        path=signals[0] if signals else bare,
+        format=FORMATS[signals[0].suffix] if signals else "",
+        participant=of["sub"],
+        session=of.get("ses"),
+        task=of["task"],
+        run=of.get("run"),
+        entities=entities,
+        channels=channels,
+        metadata=_merged_metadata(inherited),
+        events_path=_nearest(inherited, "events", ".tsv"),
+        channels_path=channels_path,
+        electrodes=_electrodes(files, bare, entities),
+        notes=(*notes, *channel_notes),
+    )
+
+
+def _inherited(
+    files: Iterable[_File], path: Path, entities: Iterable[tuple[str, str]]
+) -> list[_File]:
+    """Return the files that apply to one recording, from the most general to the nearest."""
+    applicable = [f for f in files if f.applies_to(path, entities)]
+    return sorted(applicable, key=lambda f: (len(f.path.parts), len(f.entities)))
+
+
+def _nearest(inherited: Sequence[_File], suffix: str, extension: str) -> Path | None:
+    paths = [f.path for f in inherited if f.suffix == suffix and f.path.suffix == extension]
+    return paths[-1] if paths else None
+
+
+def _merged_metadata(inherited: Iterable[_File]) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for file in inherited:
+        if file.suffix == "ieeg" and file.path.suffix == ".json":
+            metadata |= read_json(file.path)
+    return metadata
+
+
+def _electrodes(
+    files: Sequence[_File], path: Path, entities: Iterable[tuple[str, str]]
+) -> tuple[ElectrodesFile, ...]:
+    """Return each electrodes.tsv (one per space) with the coordsystem.json of the same space."""
+    pairs = []
+    for file in files:
+        space = [e for e in file.entities if e[0] == "space"]
+        if file.suffix != "electrodes" or file.path.suffix != ".tsv":
+            continue
+        if not file.applies_to(path, [*entities, *space]):
+            continue
+        systems = [
+            f
+            for f in _inherited(files, file.path, [*entities, *space])
+            if space == [e for e in f.entities if e[0] == "space"]
+        ]
+        pairs.append(ElectrodesFile(file.path, _nearest(systems, "coordsystem", ".json")))
+    return tuple(sorted(pairs, key=lambda pair: pair.electrodes.name))
+
+
+def _passes(
+    recording: Recording, tasks: Sequence[str], sessions: Sequence[str], runs: Sequence[str]
+) -> bool:
+    wanted = (
+        (recording.task, [_bare(t, "task") for t in tasks]),
+        (recording.session, [_bare(s, "ses") for s in sessions]),
+        (_index_label(recording.run), [_index_label(_bare(r, "run")) for r in runs]),
+    )
+    return all(not labels or value in labels for value, labels in wanted)
+
+
+def _index_label(run: str | None) -> str | None:
+    """Run labels are indices: 1 and 01 are the same run."""
+    return str(int(run)) if run and run.isdigit() else run
+
+
+def _filtered(layout: BIDSLayout, filter_file: Path) -> set[str]:
+    """Return the labels of the recordings that a filter file lets through."""
+    filters = _read_filters(filter_file)
+    known = sorted(layout.get_entities())
+    for entity in filters:
+        if entity not in known:
+            raise UsageError(
+                f"The filter file names an unknown entity {entity!r}.",
+                expected=", ".join(known),
+                found=did_you_mean(entity, known),
+                where=filter_file,
+            )
+    query = {"suffix": ["ieeg", "channels"], "datatype": "ieeg", **filters}
+    return {_join(file.entities) for file in _parse(Path(f.path) for f in layout.get(**query))}
+
+
+def _read_filters(filter_file: Path) -> dict[str, Any]:
+    if not filter_file.is_file():
+        raise MissingInputError("The filter file is absent.", where=filter_file)
+    try:
+        content = read_json(filter_file)
+    except DataError as error:
+        raise UsageError(str(error)) from None
+    filters = content.get("ieeg")
+    if not isinstance(filters, dict):
+        raise UsageError(
+            "The filter file says nothing about iEEG.",
+            expected='{"ieeg": {"<entity>": "<value>"}}',
+            found="the keys " + ", ".join(content),
+            where=filter_file,
+        )
+    queries = {"*": Query.ANY, "Query.ANY": Query.ANY, "Query.NONE": Query.NONE, None: Query.NONE}
+    return {
+        key: queries.get(value, value) if isinstance(value, str | None) else value
+        for key, value in filters.items()
+    }
+
+
+def require_tasks(recordings: Sequence[Recording], task: str, option: str) -> tuple[Recording, ...]:
+    """Return the recordings of a task.
+
+    Raises
+    ------
+    NothingSelectedError
+        If there is none; lists the tasks that exist.
+    """
+    chosen = tuple(r for r in recordings if r.task == _bare(task, "task"))
+    if not chosen:
+        tasks = sorted({r.task for r in recordings})
+        raise NothingSelectedError(
+            f"There is no recording of the task {task!r}.",
+            expected="one of " + ", ".join(tasks),
+            found=did_you_mean(task, tasks),
+            where=recordings[0].root / f"sub-{recordings[0].participant}" if recordings else "",
+            fix=f"name the task with {option}",
+        )
+    return chosen
+
+
+# ---------------------------------------------------------------------------- channels
+
+
+def read_channels(path: Path | None) -> tuple[tuple[Channel, ...], tuple[str, ...]]:
+    """Return the rows of ``channels.tsv`` and notes on everything odd about it.
+
+    A missing or empty status counts as good, as BIDS says; an unknown one as bad.
+
+    Raises
+    ------
+    DataError
+        If there is no column ``name``.
+    """
+    if path is None:
+        return (), ("no channels.tsv: types and status of the channels are unknown",)
+    table, notes = read_tsv(path)
+    if "name" not in table:
+        raise DataError(
+            "channels.tsv has no column 'name'.",
+            expected="name, type, units, status",
+            found=", ".join(table.columns),
+            where=path,
+        )
+    rows = [row for row in table.to_dict("records") if row["name"]]
+    channels = tuple(_channel({str(k): v for k, v in row.items()}) for row in rows)
+    return channels, (*notes, *_channel_notes(path, table, channels))
+
+
+def _channel(row: Mapping[str, str | None]) -> Channel:
+    status = (row.get("status") or "good").lower()
+    known = status in {"good", "bad"}
+    return Channel(
+        name=str(row["name"]),
+        type=(row.get("type") or "n/a").upper(),
+        units=row.get("units") or "n/a",
+        status=status if known else "bad",
+        status_description=row.get("status_description") or ("" if known else f"status {status!r}"),
+        group=row.get("group") or "",
+        sampling_frequency=_number(row.get("sampling_frequency")),
+    )
+
+
+def _channel_notes(path: Path, table: pd.DataFrame, channels: Sequence[Channel]) -> Iterator[str]:
+    for column, meaning in {"type": "no channel counts as brain", "status": "all good"}.items():
+        n_empty = len(table) if column not in table else int(table[column].isna().sum())
+        if column not in table:
+            yield f"{path.name}: no column {column!r} ({meaning})"
+        elif n_empty:
+            yield f"{path.name}: {n_empty} rows without {column}"
+    n_unnamed = int(table["name"].isna().sum())
+    if n_unnamed:
+        yield f"{path.name}: {n_unnamed} rows without a name, left out"
+    n_unknown = sum(c.status_description.startswith("status '") for c in channels)
+    if n_unknown:
+        yield f"{path.name}: {n_unknown} channels of unknown status, counted as bad"
+    twice = [name for name, n in Counter(c.name for c in channels).items() if n > 1]
+    if twice:
+        yield f"{path.name}: {len(twice)} names more than once ({_some(twice, 5)})"
+
+
+def match_channels(
+    channels: Sequence[Channel], names: Sequence[str]
+) -> tuple[tuple[Channel, ...], tuple[str, ...]]:
+    """Return the row of ``channels.tsv`` for each channel of the signal, and what did not match.
+
+    Names are compared exactly, then without case and surrounding space. A channel of the signal
+    without a row gets status bad and says why; rows without a channel are counted.
+
+    Parameters
+    ----------
+    channels : sequence of Channel
+        The rows of ``channels.tsv``.
+    names : sequence of str
+        Names in the signal file, in its order.
+    """
+    exact = {c.name: c for c in reversed(channels)}
+    loose = {c.name.strip().casefold(): c for c in reversed(channels)}
+    rows = [exact.get(name) or loose.get(name.strip().casefold()) for name in names]
+    matched = tuple(
+        row or Channel(name, status="bad", status_description="no row in channels.tsv")
+        for name, row in zip(names, rows, strict=True)
+    )
+    used = {row.name for row in rows if row}
+    unused = [c.name for c in channels if c.name not in used]
+    without = [name for name, row in zip(names, rows, strict=True) if row is None]
+    notes = []
+    if without:
+        notes.append(f"{len(without)} channels without a row in channels.tsv ({_some(without, 5)})")
+    if unused:
+        notes.append(f"{len(unused)} rows of channels.tsv without a channel ({_some(unused, 5)})")
+    return matched, tuple(notes)
