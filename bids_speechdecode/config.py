@@ -11,9 +11,33 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from bids_speechdecode.errors import MissingInputError, UsageError, did_you_mean
+import tomli_w
+
+from bids_speechdecode.errors import MissingInputError, UsageError
+from bids_speechdecode.validation import (
+    Count,
+    InnerShare,
+    NotNegative,
+    Positive,
+    Range,
+    Share,
+    convert,
+    unknown,
+)
+
+LEVELS = ("participant", "group")
+STEPS = ("preprocess", "features", "pretrain", "finetune", "evaluate", "report")
+
+# What each kind of target means unless the user names a model: hub name and hidden_states index.
+DEFAULT_MODELS = {
+    "wav2vec2": ("facebook/wav2vec2-large-xlsr-53", 19),  # [P]
+    "hubert": ("facebook/hubert-base-ls960", 9),
+    "wavlm": ("microsoft/wavlm-base-plus", 9),
+    "whisper": ("openai/whisper-small.en", 9),
+    "mel": ("", 0),
+}
 
 
 @dataclass(frozen=True)
@@ -34,10 +58,10 @@ class PreprocessConfig:
 
     reference: Literal["none", "average", "bipolar"] = "none"
     notch: bool = True  # at the sidecar's PowerLineFrequency and its harmonics
-    rate: float = 40.0  # [P]
-    highpass: float = 0.05  # [P]
-    clamp: float = 20.0  # robust standard units
-    min_good_fraction: float = 0.5  # of a participant's recording time, for a channel to be used
+    rate: Positive = 40.0  # [P]
+    highpass: NotNegative = 0.05  # [P]
+    clamp: Positive = 20.0  # robust standard units
+    min_good_fraction: Share = 0.5  # of a participant's recording time, for a channel to be used
 
 
 @dataclass(frozen=True)
@@ -46,11 +70,13 @@ class TargetConfig:
 
     name: Literal["wav2vec2", "hubert", "wavlm", "whisper", "mel"] = "wav2vec2"  # [P]
     model: str = "facebook/wav2vec2-large-xlsr-53"  # hub name or folder
-    layer: int = 19  # hidden_states[layer], 0 is the input of the transformer [P]
+    layer: Annotated[int, Range(least=0)] = (
+        19  # hidden_states[layer], 0 is the input of the transformer [P]
+    )
     pooling: Literal["mean", "frames"] = "mean"  # [P]: mean
-    frame_rate: float = 10.0  # of the frames, in hertz
-    chunk: float = 30.0  # seconds through the model at once [P]
-    batch_size: int = 8
+    frame_rate: Positive = 10.0  # of the frames, in hertz
+    chunk: Positive = 30.0  # seconds through the model at once [P]
+    batch_size: Count = 8
     half_precision: bool = False
 
 
@@ -58,21 +84,23 @@ class TargetConfig:
 class WindowConfig:
     """Windows of paired signal and sound."""
 
-    duration: float = 3.0  # [P]
-    stride: float = 3.0  # [P]: windows do not overlap
-    brain_lag: float = 0.15  # the brain window starts this much after the sound's
+    duration: Positive = 3.0  # [P]
+    stride: Positive = 3.0  # [P]: windows do not overlap
+    brain_lag: Annotated[float, Range(least=-10, most=10)] = (
+        0.15  # the brain window starts this much after the sound's
+    )
     voice_activity: bool = False  # leave out windows in which nobody speaks
-    min_voiced_fraction: float = 0.1
+    min_voiced_fraction: Share = 0.1
 
 
 @dataclass(frozen=True)
 class SplitConfig:
     """Train, validation and test, as time intervals made before anything is fitted."""
 
-    val_fraction: float = 0.1
-    test_fraction: float = 0.2
-    n_blocks: int = 20  # contiguous blocks of the task's audio
-    guard: float = 3.0  # seconds left out on each side of a boundary between splits
+    val_fraction: InnerShare = 0.1
+    test_fraction: InnerShare = 0.2
+    n_blocks: Annotated[int, Range(least=3)] = 20  # contiguous blocks of the task's audio
+    guard: NotNegative = 3.0  # seconds left out on each side of a boundary between splits
 
 
 @dataclass(frozen=True)
@@ -80,42 +108,42 @@ class EncoderConfig:
     """The brain encoder."""
 
     preset: Literal["paper", "small"] = "paper"
-    dropout: float = 0.0
+    dropout: Annotated[float, Range(least=0, below=1)] = 0.0
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """One contrastive training, used for pretraining, finetuning and every baseline."""
 
-    batch_size: int = 128
-    learning_rate: float = 3e-4
-    weight_decay: float = 0.0
-    max_epochs: int = 100
-    patience: int = 10
-    clip_norm: float = 1.0
+    batch_size: Annotated[int, Range(least=2)] = 128
+    learning_rate: Positive = 3e-4
+    weight_decay: NotNegative = 0.0
+    max_epochs: Count = 100
+    patience: Count = 10
+    clip_norm: Positive = 1.0
     symmetric: bool = False  # [P]: one direction, brain to audio
-    temperature: float = 0.07  # initial; learnable [P]
+    temperature: Positive = 0.07  # initial; learnable [P]
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Ranks, intervals and nulls."""
 
-    block: float = 30.0  # seconds of contiguous audio that stay together when resampling
-    n_bootstrap: int = 2000
-    n_permutations: int = 2000
-    confidence: float = 0.95
+    block: Positive = 30.0  # seconds of contiguous audio that stay together when resampling
+    n_bootstrap: Count = 2000
+    n_permutations: Count = 2000
+    confidence: InnerShare = 0.95
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """How to run, which does not change what is computed (except seed and precision)."""
 
-    seed: int = 0
+    seed: Annotated[int, Range(least=0, below=2**32)] = 0
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    n_procs: int = 0  # 0: all cores
-    mem_gb: float = 0.0  # 0: no bound given
+    n_procs: Annotated[int, Range(least=0)] = 0  # 0: all cores
+    mem_gb: NotNegative = 0.0  # 0: no bound given
 
 
 @dataclass(frozen=True)
@@ -132,3 +160,186 @@ class Config:
     finetune: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one call of the command asks for, apart from the settings."""
+
+    bids_dir: Path
+    output_dir: Path
+    level: str
+    participants: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    steps: tuple[str, ...] = STEPS
+    dry_run: bool = False
+    reports_only: bool = False
+    work_dir: Path | None = None
+    filter_file: Path | None = None
+    database_dir: Path | None = None
+    stop_on_first_crash: bool = False
+    verbosity: int = 0
+
+
+def load_config(path: Path) -> Config:
+    """Return the settings of a TOML file; what it leaves out keeps its default.
+
+    Raises
+    ------
+    MissingInputError
+        There is no such file.
+    UsageError
+        The file is not TOML, or has unknown sections, keys or values.
+    """
+    try:
+        sections = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise MissingInputError("the configuration file does not exist", where=path) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise UsageError(
+            "the configuration cannot be read as TOML", found=str(error), where=path
+        ) from error
+    return override(Config(), _flatten(sections, path), where=path)
+
+
+def config_to_toml(config: Config) -> str:
+    """Return all settings as TOML text that `load_config` reads back unchanged."""
+    return tomli_w.dumps(dataclasses.asdict(config))
+
+
+def override(
+    config: Config,
+    changes: Mapping[str, Any],
+    *,
+    where: str | Path = "",
+    spoken: Mapping[str, str] | None = None,
+) -> Config:
+    """Return `config` with some values replaced, checked and converted.
+
+    Naming another kind of target also replaces a model and a layer that were the old kind's
+    default.
+
+    Parameters
+    ----------
+    config : Config
+        Where everything that is not replaced comes from.
+    changes : mapping
+        ``"section.field"`` to value.
+    where : path or str, optional
+        The file the values come from, for messages.
+    spoken : mapping, optional
+        ``"section.field"`` to what the user typed for it (such as ``--target``), for messages.
+
+    Raises
+    ------
+    UsageError
+        An unknown section or field, a value of the wrong type or outside its range, or values
+        that contradict each other.
+
+    Examples
+    --------
+    >>> override(Config(), {"target.name": "mel"}).target.name
+    'mel'
+    """
+    changes = _follow_target(config, changes)
+    values: dict[str, dict[str, Any]] = {}
+    for name, value in changes.items():
+        section, key, hint = _find(name, where)
+        shown = (spoken or {}).get(name, name)
+        values.setdefault(section, {})[key] = convert(
+            value, hint, shown, where=where, prefix=_PREFIXES.get(name, "")
+        )
+    sections = {s: dataclasses.replace(getattr(config, s), **v) for s, v in values.items()}
+    changed = dataclasses.replace(config, **sections)
+    _check_together(changed, where)
+    return changed
+
+
+def settings() -> dict[str, Any]:
+    """Return the type of every setting, by ``"section.field"``."""
+    return {
+        f"{section.name}.{key}": hint
+        for section in dataclasses.fields(Config)
+        for key, hint in _hints(section.name).items()
+    }
+
+
+def _hints(section: str) -> dict[str, Any]:
+    kind = typing.get_type_hints(Config)[section]
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def _flatten(sections: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    flat = {}
+    known = [f.name for f in dataclasses.fields(Config)]
+    for section, values in sections.items():
+        if section not in known:
+            raise unknown("section", section, known, where)
+        if not isinstance(values, dict):
+            raise UsageError(
+                f"{section!r} is a section, not a value",
+                expected=f"[{section}] on a line of its own, its keys below",
+                where=where,
+            )
+        flat.update({f"{section}.{key}": value for key, value in values.items()})
+    return flat
+
+
+def _find(name: str, where: str | Path) -> tuple[str, str, Any]:
+    section, _, key = name.partition(".")
+    known = [f.name for f in dataclasses.fields(Config)]
+    if section not in known:
+        raise unknown("section", section, known, where)
+    hints = _hints(section)
+    if key not in hints:
+        raise unknown(f"key in section [{section}]", key, hints, where)
+    return section, key, hints[key]
+
+
+# People write labels with and without the prefix of their BIDS entity.
+_PREFIXES = {
+    "inputs.pretrain_task": "task-",
+    "inputs.finetune_task": "task-",
+    "inputs.sessions": "ses-",
+    "inputs.runs": "run-",
+}
+
+
+def _follow_target(config: Config, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add the new target's default model and layer, where the old ones were defaults too."""
+    old, name = config.target, changes.get("target.name", "")
+    model, layer = DEFAULT_MODELS[old.name]
+    known = isinstance(name, str) and name in DEFAULT_MODELS
+    if not known or "target.model" in changes or old.model != model:
+        return changes
+    filled: dict[str, Any] = {"target.model": DEFAULT_MODELS[name][0]}
+    if old.layer == layer:
+        filled["target.layer"] = DEFAULT_MODELS[name][1]
+    return {**filled, **changes}
+
+
+def _check_together(config: Config, where: str | Path) -> None:
+    """Raise where values that are each allowed contradict each other."""
+    inputs, target, windows, splits = config.inputs, config.target, config.windows, config.splits
+    problems = {
+        "pretrain_task and finetune_task are the same task: the test set would be trained on": (
+            inputs.pretrain_task == inputs.finetune_task
+        ),
+        "finetune_task is empty": not inputs.finetune_task,
+        "val_fraction and test_fraction leave nothing to train on": (
+            splits.val_fraction + splits.test_fraction >= 1
+        ),
+        "highpass is not below half of rate": (
+            config.preprocess.highpass >= config.preprocess.rate / 2
+        ),
+        "chunk (of audio through the model) is shorter than a window": (
+            target.name != "mel" and target.chunk < windows.duration
+        ),
+        "frame_rate gives no frame in a window": (
+            target.pooling == "frames" and target.frame_rate * windows.duration < 1
+        ),
+        f"target {target.name!r} needs a model": target.name != "mel" and not target.model,
+    }
+    for problem, present in problems.items():
+        if present:
+            raise UsageError(f"the settings contradict each other: {problem}", where=where)
