@@ -1,0 +1,435 @@
+"""Derivatives on disk: names, sidecars, signatures and atomic writes.
+
+A derivative is its own cache. Its sidecar carries the signature of what made it and is written
+after the data; replacing the data first removes the sidecar. So a sidecar on disk always
+describes the complete data beside it, wherever the program was interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import errno
+import hashlib
+import json
+import math
+import os
+import re
+import socket
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+
+from bids_speechdecode import __version__
+from bids_speechdecode.errors import CannotWriteError, InputOutputError, UsageError
+
+NAME = "bids_speechdecode"
+_BIDS_VERSION = "1.10.0"
+_ENTITY_ORDER = ("sub", "ses", "task", "acq", "run", "space", "recording", "res", "desc")
+_ENDS = 64 * 1024  # bytes of a file's head and tail that go into its fingerprint
+_CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+
+# What BIDS does not name yet.
+_IGNORED = (
+    "*.html",
+    "logs",
+    "**/figures",
+    "figures",
+    "sub-*/log",
+    "group_*",
+    "**/*_embeddings.*",
+    "**/*_scores.*",
+    "**/*_model.*",
+    "**/*_history.*",
+    "**/*_windows.*",
+    "**/*_spectra.*",
+    "**/*_features.*",
+    "features",
+)
+_DESCRIPTIONS = {
+    "preproc": "cleaned, decimated and robustly scaled signal",
+    "selected": "every channel: kept or dropped, and why",
+    "plan": "which recordings, channels and windows are used, and what is left out",
+    "conditions": "retrieval ranks of every condition on the held-out windows",
+    "contrasts": "paired differences of rank between conditions",
+    "backward": "time-lagged ridge from brain to audio",
+    "linear": "linear encoder, trained on the task only",
+    "taskonly": "convolutional encoder with the same head and budget, trained on the task only",
+    "zeroshot": "pretrained encoder without finetuning",
+    "frozen": "pretrained encoder, only the head finetuned",
+    "finetuned": "pretrained encoder, all of it finetuned",
+    "pretrained": "encoder pretrained on ambient recordings",
+    "participants": "the scores of all participants",
+}
+
+
+def check_output(bids_dir: Path, out: Path) -> None:
+    """Raise if the output folder is, or lies inside, the input dataset.
+
+    Raises
+    ------
+    UsageError
+        Inputs are never written to.
+    """
+    source, target = Path(bids_dir).resolve(), Path(out).resolve()
+    if target == source or source in target.parents:
+        raise UsageError(
+            "The output folder lies inside the input dataset.",
+            expected="a folder outside the dataset, which is never written to",
+            found=str(out),
+            where=source,
+            fix="name another output folder",
+        )
+
+
+class Derivatives:
+    """A folder of BIDS derivatives; making the object writes nothing.
+
+    Parameters
+    ----------
+    root : path
+        The output folder.
+    source : path
+        The dataset that the derivatives are made from.
+    command : str
+        The command line as typed, kept in the README.
+    simulated : bool
+        Whether the source is simulated; then the name says so.
+    """
+
+    def __init__(self, root: Path, *, source: Path, command: str, simulated: bool) -> None:
+        self.root = Path(root).absolute()
+        self.source = Path(source).absolute()
+        self.command = command
+        self.simulated = simulated
+
+    def initialise(self) -> None:
+        """Write the files that make the folder a BIDS dataset, where they differ or are absent.
+
+        Safe while another process does the same.
+
+        Raises
+        ------
+        UsageError
+            If the folder is inside the source, or holds somebody else's dataset.
+        CannotWriteError
+            If it cannot be written.
+        """
+        check_output(self.source, self.root)
+        self._check_owner()
+        title = f"{NAME}{' (simulated)' if self.simulated else ''}"
+        _write_if_changed(self.root / "dataset_description.json", _to_json(self._description()))
+        _write_if_changed(self.root / "README", _readme(title, self.command, self.simulated))
+        if not (self.root / "CHANGES").exists():
+            today = datetime.date.today().isoformat()
+            write_text(self.root / "CHANGES", f"{__version__} {today}\n  - First derivatives.\n")
+        _write_if_changed(self.root / ".bidsignore", "\n".join(_IGNORED) + "\n")
+        rows = "".join(f"desc-{desc}\t{text}\n" for desc, text in _DESCRIPTIONS.items())
+        _write_if_changed(self.root / "descriptions.tsv", f"desc_id\tdescription\n{rows}")
+
+    def _check_owner(self) -> None:
+        path = self.root / "dataset_description.json"
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+            makers = json.loads(path.read_text("utf-8")).get("GeneratedBy") or [{}]
+            if makers[0].get("Name") != NAME:
+                raise UsageError(
+                    "The output folder holds another dataset.",
+                    expected=f"a new folder, or derivatives of {NAME}",
+                    where=path,
+                    fix="name another output folder",
+                )
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "Name": f"{NAME}: decoded speech{' (simulated)' if self.simulated else ''}",
+            "BIDSVersion": _BIDS_VERSION,
+            "DatasetType": "derivative",
+            "GeneratedBy": [
+                {
+                    "Name": NAME,
+                    "Version": __version__,
+                    "Description": "Contrastive decoding of heard speech from intracranial EEG",
+                }
+            ],
+            "SourceDatasets": [{"URL": "file://" + quote(str(self.source))}],
+        }
+
+    def path(
+        self,
+        participant: str,
+        *,
+        session: str | None = None,
+        task: str | None = None,
+        run: str | None = None,
+        desc: str | None = None,
+        suffix: str,
+        extension: str,
+        datatype: str = "ieeg",
+        **entities: str | None,
+    ) -> Path:
+        """Return where a derivative of a participant lives; creates nothing.
+
+        Examples
+        --------
+        >>> out = Derivatives(Path("/out"), source=Path("/data"), command="", simulated=False)
+        >>> str(out.path("01", task="x", desc="preproc", suffix="ieeg", extension=".vhdr"))
+        '/out/sub-01/ieeg/sub-01_task-x_desc-preproc_ieeg.vhdr'
+        """
+        given = {"ses": session, "task": task, "run": run, "desc": desc, **entities}
+        name = entity_name({"sub": participant, **given}, suffix, extension)
+        folder = self.root / f"sub-{participant}"
+        if session:
+            folder /= f"ses-{session}"
+        return folder / datatype / name
+
+    def group_path(
+        self, *, task: str | None = None, desc: str | None = None, suffix: str, extension: str
+    ) -> Path:
+        """Return where a table or figure of the whole group lives."""
+        return self.root / ("group_" + entity_name({"task": task, "desc": desc}, suffix, extension))
+
+    def is_current(self, path: Path, signature: str) -> bool:
+        """Return whether a derivative exists and was made with this signature."""
+        return path.exists() and read_sidecar(path).get("Signature") == signature
+
+
+def entity_name(entities: Mapping[str, str | None], suffix: str, extension: str) -> str:
+    """Return a BIDS file name with its entities in order; those that are None are left out."""
+    known = {key: value for key, value in entities.items() if value is not None}
+    unknown = known.keys() - set(_ENTITY_ORDER)
+    assert not unknown, f"no place in a name for {unknown}"
+    assert all(re.fullmatch(r"[A-Za-z0-9+]+", value) for value in known.values()), known
+    pairs = [f"{key}-{known[key]}" for key in _ENTITY_ORDER if key in known]
+    return "_".join([*pairs, suffix]) + extension
+
+
+def _readme(title: str, command: str, simulated: bool) -> str:
+    warning = "\nMade from SIMULATED data: nothing here is about a brain.\n" if simulated else ""
+    return (
+        f"# {title}\n{warning}\n"
+        "Decoding of heard speech from intracranial EEG: preprocessed signals, encoders,\n"
+        "retrieval ranks with their chance levels, and reports.\n\n"
+        f"The last command that wrote here:\n\n    {command}\n\n"
+        "Start with group.html and sub-*.html. Files whose sidecar has a Signature are made\n"
+        "again only when the settings or the inputs behind that signature change.\n"
+    )
+
+
+# --------------------------------------------------------------------------- signatures
+
+
+def fingerprint(path: Path) -> str:
+    """Return what identifies an input's content without reading all of it.
+
+    SHA-256 over size, modification time (ns) and the first and last 64 KiB; for a folder
+    (MEF3), over the names and fingerprints of its files. An edit in the middle of a large file
+    that keeps both its size and its modification time goes unseen.
+    """
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{file.relative_to(path)}\n{fingerprint(file)}\n".encode())
+        return digest.hexdigest()
+    status = path.stat()
+    digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_ENDS))
+        if status.st_size > _ENDS:
+            file.seek(max(_ENDS, status.st_size - _ENDS))
+            digest.update(file.read(_ENDS))
+    return digest.hexdigest()
+
+
+def signature(step: str, version: int, settings: object, inputs: Iterable[str]) -> str:
+    """Return the SHA-256 (hex) of all that decides a step's result.
+
+    Parameters
+    ----------
+    step : str
+        Its name.
+    version : int
+        Raised whenever the step's code changes what it writes.
+    settings : dataclass or mapping
+        The step's own part of the configuration.
+    inputs : iterable of str
+        Fingerprints or signatures of its inputs; their order counts.
+    """
+    parts = {"step": step, "version": version, "settings": settings, "inputs": list(inputs)}
+    text = json.dumps(_plain(parts), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# ------------------------------------------------------------------------ atomic writes
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; on success it becomes `path`.
+
+    The sidecar of an older `path` is removed first. On error the temporary file is removed and
+    `path` stays as it was.
+
+    Raises
+    ------
+    CannotWriteError
+        If the folder cannot be made or written.
+    InputOutputError
+        If the disk is full or fails.
+    """
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+    temporary = path.with_name(f".{os.getpid()}.{host}.{uuid.uuid4().hex[:8]}.{path.name}")
+    _make_folder(path.parent)
+    try:
+        yield temporary
+        if path.suffix != ".json":
+            sidecar_path(path).unlink(missing_ok=True)
+        temporary.replace(path)
+    except OSError as error:
+        raise _explained(error, path, temporary) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "no permission to write", str(folder))
+    except OSError as error:
+        raise CannotWriteError(
+            "The output cannot be written.",
+            found=str(error.strerror),
+            where=error.filename,
+            fix="name another output folder or allow writing there",
+        ) from error
+
+
+def _explained(error: OSError, path: Path, temporary: Path) -> Exception:
+    """Return our own error for a failed write, and any other error as it is."""
+    if error.errno in _FULL:
+        return InputOutputError(
+            "Writing failed.", found=str(error.strerror), where=path, fix="free space, run again"
+        )
+    if error.errno in _CANNOT_WRITE and str(error.filename) in {str(path), str(temporary)}:
+        return CannotWriteError(
+            "The output cannot be written.", found=str(error.strerror), where=path
+        )
+    return error
+
+
+def sweep_leftovers(folder: Path) -> int:
+    """Remove temporary files of processes of this machine that no longer run; return how many."""
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+    n_removed = 0
+    for path in folder.rglob(f".*.{host}.*"):
+        pid = path.name.split(".")[1]
+        if pid.isdigit() and not _is_running(int(pid)):
+            path.unlink(missing_ok=True)
+            n_removed += 1
+    return n_removed
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    with contextlib.suppress(OSError):
+        if path.read_text("utf-8") == text:
+            return
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file (UTF-8) atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON atomically; NaN and infinities become null, dataclasses objects."""
+    write_text(path, _to_json(content))
+
+
+def write_tsv(path: Path, table: pd.DataFrame) -> None:
+    """Write a BIDS table atomically; NaN and None become ``n/a``, booleans lower case."""
+    flags = {c: table[c].map({True: "true", False: "false"}) for c in table.select_dtypes("bool")}
+    with atomic_write(path) as temporary:
+        table.assign(**flags).to_csv(
+            temporary, sep="\t", index=False, na_rep="n/a", lineterminator="\n", encoding="utf-8"
+        )
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a ``.npy`` file atomically."""
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def sidecar_path(path: Path) -> Path:
+    """Return the JSON sidecar of a derivative; a ``.json`` file is its own."""
+    return path.with_suffix(".json")
+
+
+def write_sidecar(path: Path, *, step: str, signature: str, **fields: object) -> None:
+    """Write the sidecar of a derivative; call it last, when all its data are on disk.
+
+    Parameters
+    ----------
+    path : path
+        The derivative, not the sidecar.
+    step, signature : str
+        Which step made it, and the signature that `Derivatives.is_current` compares.
+    fields : JSON values
+        What else the sidecar says.
+    """
+    write_json(sidecar_path(path), {**fields, "Step": step, "Signature": signature})
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Return the sidecar of a derivative, empty where absent or broken."""
+    try:
+        content = json.loads(sidecar_path(path).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _to_json(content: object) -> str:
+    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+    return text + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` in types that JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(f"no JSON for {type(value).__name__}")
