@@ -92,12 +92,12 @@ def window_features(
     for batch in _equal_batches(chunks, settings.batch_size):
         waves = np.stack([_read_chunk(read, chunk, model.sampling_rate) for chunk in batch])
         frames = model.embed(torch.from_numpy(waves)).cpu().numpy()
+        _check_finite(frames, batch, model, settings)
         for chunk, chunk_frames in zip(batch, frames, strict=True):
             _add_overlaps(pooled, edges, chunk_frames, chunk)
         done += len(batch)
         if on_progress is not None:
             on_progress(done / len(chunks))
-    _check_finite(pooled, model, settings)
     return pooled if settings.pooling == "frames" else pooled[:, 0]
 
 
@@ -175,13 +175,15 @@ def _check_inside(interval: Interval, starts: np.ndarray, duration: float) -> No
         )
 
 
-def _check_finite(pooled: np.ndarray, model: SpeechModel, settings: TargetConfig) -> None:
-    n_bad = int((~np.isfinite(pooled).all(axis=(1, 2))).sum())
-    if n_bad:
+def _check_finite(
+    frames: np.ndarray, batch: Sequence[Chunk], model: SpeechModel, settings: TargetConfig
+) -> None:
+    if not np.isfinite(frames).all():
         raise DataError(
             "The speech model returned numbers that are not finite",
             expected=f"finite features of {model.name}",
-            found=f"NaN or infinity in {n_bad} of {len(pooled)} windows",
+            found="NaN or infinity",
+            where=f"{batch[0].start:.3f} to {batch[-1].stop:.3f} s of the sound",
             fix="set half_precision = false" if settings.half_precision else "check the model",
         )
 
