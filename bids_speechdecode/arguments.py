@@ -101,10 +101,18 @@ def _sort(words: Sequence[str], grammar: Grammar) -> _Sorted:
             place = stop
             continue
         parts.options.append(name + equals + value)
-        if name in grammar.single and not equals and place < len(words):
+        if not equals and _takes_value(name, grammar):
+            if place == len(words) or words[place].replace("_", "-") in grammar.options:
+                raise UsageError(f"{name} needs a value")
             parts.options.append(words[place])
             place += 1
     return parts
+
+
+def _takes_value(name: str, grammar: Grammar) -> bool:
+    """Return whether the next word belongs to this option, also in a cluster like ``-vw``."""
+    cluster = not name.startswith("--") and all(f"-{c}" in grammar.flags for c in name[1:-1])
+    return name in grammar.single or (cluster and f"-{name[-1]}" in grammar.single)
 
 
 def _end_of_list(words: Sequence[str], start: int) -> int:
@@ -125,7 +133,7 @@ def _require_known(name: str, options: Collection[str]) -> None:
 def _take_positionals(parts: _Sorted, missing: int) -> None:
     """Move the missing positional arguments from the end of a list to where they belong."""
     has_level = any(is_level(word) for _, word in parts.positionals[-1:])
-    open_lists = [v for v in parts.lists if has_level or v.words and is_level(v.words[-1][1])]
+    open_lists = [v for v in parts.lists if has_level or (v.words and is_level(v.words[-1][1]))]
     if not has_level and not open_lists:
         return  # the level is nowhere: click says what is missing
     if len(open_lists) != 1 or len(open_lists[0].words) <= missing:
@@ -192,7 +200,7 @@ def read_labels(texts: Sequence[str], prefix: str, option: str) -> tuple[str, ..
         else:
             labels += split_words([text])
     if texts and not labels:
-        raise UsageError(f"{option} names nobody", found=" ".join(map(repr, texts)))
+        raise UsageError(f"{option} has no label", found=" ".join(map(repr, texts)))
     return tuple(dict.fromkeys(label.removeprefix(prefix) for label in labels))
 
 

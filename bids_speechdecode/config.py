@@ -20,6 +20,7 @@ from bids_speechdecode.validation import (
     Count,
     InnerShare,
     NotNegative,
+    Pattern,
     Positive,
     Range,
     Share,
@@ -38,6 +39,9 @@ DEFAULT_MODELS = {
     "whisper": ("openai/whisper-small.en", 9),
     "mel": ("", 0),
 }
+
+
+DEVICE = Pattern(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, mps, cuda or cuda:N")
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ class TrainingConfig:
     clip_norm: Positive = 1.0
     symmetric: bool = False  # [P]: one direction, brain to audio
     temperature: Positive = 0.07  # initial; learnable [P]
+    schedule: Literal["constant", "onecycle"] = "constant"  # of the learning rate
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ class RunConfig:
     """How to run, which does not change what is computed (except seed and precision)."""
 
     seed: Annotated[int, Range(least=0, below=2**32)] = 0
-    device: str = "auto"
+    device: Annotated[str, DEVICE] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     n_procs: Annotated[int, Range(least=0)] = 0  # 0: all cores
     mem_gb: NotNegative = 0.0  # 0: no bound given

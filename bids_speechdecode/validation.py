@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import typing
 from collections.abc import Iterable
@@ -38,7 +39,23 @@ class Range:
             "at most": self.most,
             "below": self.below,
         }
-        return " and ".join(f"{k} {v:g}" for k, v in bounds.items() if math.isfinite(v))
+        return " and ".join(f"{k} {v:.10g}" for k, v in bounds.items() if math.isfinite(v))
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The texts that a setting may have."""
+
+    regex: str
+    words: str
+
+    def __contains__(self, text: str) -> bool:
+        """Whether the whole of `text` matches."""
+        return re.fullmatch(self.regex, text) is not None
+
+    def __str__(self) -> str:
+        """Return the allowed texts in words."""
+        return self.words
 
 
 Positive = Annotated[float, Range(above=0)]
@@ -96,7 +113,7 @@ def convert(value: Any, hint: Any, name: str, *, where: str | Path = "", prefix:
         return tuple(dict.fromkeys(text.removeprefix(prefix) for text in texts))
     if typing.get_origin(hint) is Annotated:
         kind, bounds = typing.get_args(hint)
-        if _is_number(value, kind) and value in bounds:
+        if _is_a(value, kind) and value in bounds:
             return kind(value)
     raise UsageError(
         f"{name} cannot be {value!r}",
@@ -107,6 +124,9 @@ def convert(value: Any, hint: Any, name: str, *, where: str | Path = "", prefix:
     )
 
 
+_KINDS = {int: "a whole number ", float: "a number ", str: ""}
+
+
 def _as_texts(value: Any) -> tuple[str, ...] | None:
     """Return one or several labels as texts; runs may be written as numbers."""
     items = value if isinstance(value, (list, tuple)) else [value]
@@ -114,7 +134,9 @@ def _as_texts(value: Any) -> tuple[str, ...] | None:
     return tuple(str(i).strip() for i in items) if plain else None
 
 
-def _is_number(value: Any, kind: type) -> bool:
+def _is_a(value: Any, kind: type) -> bool:
+    if kind is str:
+        return isinstance(value, str)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return kind is float or isinstance(value, int) or value.is_integer()
@@ -126,5 +148,5 @@ def describe(hint: Any) -> str:
         return "one of " + ", ".join(words)
     if typing.get_origin(hint) is Annotated:
         kind, bounds = typing.get_args(hint)
-        return f"{'a whole number' if kind is int else 'a number'} {bounds}"
+        return f"{_KINDS[kind]}{bounds}"
     return {bool: "true or false", str: "text"}.get(hint, "a list of labels")

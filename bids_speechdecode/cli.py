@@ -1,0 +1,290 @@
+"""The command line: BIDS-App arguments -> (Request, Config) -> workflow -> exit status.
+
+Nothing heavy is imported before the arguments are understood, so ``--help`` and mistakes are
+answered at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bids_speechdecode import __version__
+from bids_speechdecode.arguments import (
+    POSITIONALS,
+    USAGE,
+    Grammar,
+    arrange,
+    read_labels,
+    split_words,
+)
+from bids_speechdecode.config import (
+    LEVELS,
+    STEPS,
+    Config,
+    Request,
+    load_config,
+    override,
+)
+from bids_speechdecode.errors import (
+    MissingInputError,
+    UnknownLevelError,
+    UsageError,
+    did_you_mean,
+)
+from bids_speechdecode.failures import explain, termination
+from bids_speechdecode.options import OPTIONS, RUN, Option
+from bids_speechdecode.progress import shown
+from bids_speechdecode.validation import unknown
+
+PROGRAM = "bids_speechdecode"
+
+DESCRIPTION = """Decodes heard speech from intracranial EEG: contrastive pretraining on ambient
+speech, finetuning on a listening task, and honest ranks with baselines and chance levels, for
+each participant of an iEEG-BIDS dataset; then the group."""
+
+EXAMPLES = """\
+Examples:
+  bids_speechdecode /data /out participant --participant-label 01 02
+  bids_speechdecode /data /out group
+  bids_speechdecode /data /out participant --dry-run
+  bids_speechdecode /data /out participant --target mel --encoder small
+
+Exit status:
+  0 success, 1 failure, 16 not BIDS, 17 unknown level, 18 nothing selected,
+  64 usage, 65 bad data, 66 missing input, 73 cannot write, 74 I/O error,
+  75 try again later, 130 interrupted.
+"""
+
+
+class BidsAppCommand(click.Command):
+    """A command that takes its arguments in the order in which people type them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Bring the arguments into click's order and parse them."""
+        return super().parse_args(ctx, arrange(args, grammar_of(self)))
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return the words after ``Usage: bids_speechdecode``."""
+        return [*POSITIONALS, "[OPTIONS]"]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the arguments and the options, by section."""
+        with formatter.section("Arguments"):
+            formatter.write_dl(list(zip(POSITIONALS, _POSITIONAL_HELP, strict=True)))
+        sections: dict[str, list[tuple[str, str]]] = {option.section: [] for option in OPTIONS}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if isinstance(param, click.Option) and record is not None:
+                sections[getattr(param, "section", RUN)].append(record)
+        for section, records in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(records, col_max=34)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples as they are typed, without wrapping."""
+        formatter.write("\n" + EXAMPLES)
+
+
+_POSITIONAL_HELP = (
+    "The iEEG-BIDS dataset; it is only read.",
+    "Where the derivatives go; not inside BIDS_DIR.",
+    "participant: decode each participant. group: combine the participants' results.",
+)
+
+
+def grammar_of(command: click.Command) -> Grammar:
+    """Return how many values follow each option of a click command."""
+    kinds: dict[str, set[str]] = {"flags": {"-h", "--help"}, "single": set(), "lists": set()}
+    for param in command.params:
+        if isinstance(param, click.Option):
+            one = "flags" if param.is_flag or param.count else "single"
+            kinds["lists" if param.multiple else one].update(param.opts + param.secondary_opts)
+    return Grammar(**{kind: frozenset(names) for kind, names in kinds.items()})
+
+
+def parse(level: str, bids_dir: Path, output_dir: Path, **given: Any) -> tuple[Request, Config]:
+    """Return what the arguments mean.
+
+    Raises
+    ------
+    SpeechDecodeError
+        Unknown level (17), contradicting or unknown values (64), absent dataset or file (66).
+    """
+    _check_level(level)
+    _check_folders(bids_dir, given)
+    labels = {
+        field: read_labels(given[name], prefix, _spoken(name))
+        for field, name, prefix in (
+            ("participants", "participant_label", "sub-"),
+            ("excluded", "exclude_participant_label", "sub-"),
+        )
+    }
+    request = Request(
+        bids_dir,
+        output_dir,
+        level,
+        **labels,
+        steps=_steps(given["steps"], given["reports_only"]),
+        dry_run=given["dry_run"],
+        reports_only=given["reports_only"],
+        work_dir=given["work_dir"],
+        filter_file=given["bids_filter_file"],
+        database_dir=given["bids_database_dir"],
+        stop_on_first_crash=given["stop_on_first_crash"],
+        verbosity=given["verbose"],
+    )
+    return request, _configure(given)
+
+
+def _check_level(level: str) -> None:
+    if level not in LEVELS:
+        raise UnknownLevelError(
+            f"unknown analysis level {level!r}",
+            expected=" or ".join(LEVELS),
+            fix=did_you_mean(level, LEVELS) or f"the order is {USAGE}",
+        )
+
+
+def _check_folders(bids_dir: Path, given: Mapping[str, Any]) -> None:
+    if not bids_dir.is_dir():
+        raise MissingInputError(
+            "the dataset folder does not exist", where=bids_dir, fix=f"the order is {USAGE}"
+        )
+    filters = given["bids_filter_file"]
+    if filters is not None and not filters.is_file():
+        raise MissingInputError("the file of --bids-filter-file does not exist", where=filters)
+    for name in ("work_dir", "bids_database_dir"):
+        if given[name] is not None and given[name].resolve().is_relative_to(bids_dir.resolve()):
+            raise UsageError(
+                f"{_spoken(name)} lies inside the input dataset, which is never written to",
+                found=str(given[name]),
+                fix="name a folder outside",
+            )
+
+
+def _steps(given: Sequence[str], reports_only: bool) -> tuple[str, ...]:
+    """Return the steps to do, in their order."""
+    wanted = split_words(given)
+    for step in wanted:
+        if step not in STEPS:
+            raise unknown("step", step, STEPS, "")
+    if reports_only and wanted:
+        raise UsageError("--reports-only and --steps contradict each other", fix="give only one")
+    if reports_only:
+        return ("report",)
+    return tuple(step for step in STEPS if step in wanted) or STEPS
+
+
+def _configure(given: Mapping[str, Any]) -> Config:
+    """Return the settings: the defaults, then the file, then what was typed."""
+    options = {option.setting: option for option in OPTIONS if option.setting}
+    typed = {setting: given[option.name] for setting, option in options.items() if option.name}
+    typed = {setting: value for setting, value in typed.items() if value not in (None, ())}
+    for setting, prefix in (("inputs.sessions", "ses-"), ("inputs.runs", "run-")):
+        if setting in typed:
+            typed[setting] = read_labels(typed[setting], prefix, options[setting].opts[-1])
+    if typed.get("target.name") == "mel" and "target.model" in typed:
+        raise UsageError(
+            "--target mel uses no speech model",
+            found=f"--speech-model {typed['target.model']}",
+            fix="leave --speech-model out, or choose another --target",
+        )
+    config = load_config(given["config"]) if given["config"] else Config()
+    return override(config, typed, spoken={s: o.opts[-1] for s, o in options.items()})
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"{PROGRAM} {__version__}")
+        ctx.exit()
+
+
+def _spoken(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+command = BidsAppCommand(
+    PROGRAM,
+    callback=parse,
+    params=[
+        click.Argument(["bids_dir"], type=click.Path(path_type=Path), metavar=POSITIONALS[0]),
+        click.Argument(["output_dir"], type=click.Path(path_type=Path), metavar=POSITIONALS[1]),
+        click.Argument(["level"], metavar=POSITIONALS[2]),
+        *OPTIONS,
+        Option(
+            "--version",
+            section=RUN,
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_print_version,
+            help="Show the version and exit.",
+        ),
+    ],
+    help=DESCRIPTION,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        What follows the name of the program; by default what was typed.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        outcome = command.main(words, prog_name=PROGRAM, standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:
+        return _fail(error, None)
+    if isinstance(outcome, int):
+        return outcome  # of --help and --version
+    request, config = outcome
+    return launch(request, config, shlex.join([PROGRAM, *words]))
+
+
+def launch(request: Request, config: Config, typed: str) -> int:
+    """Run the workflow; turn whatever goes wrong into a message and an exit status."""
+    _set_threads(config.run.n_procs)
+    try:
+        with shown(_log_level(request.verbosity)), termination():
+            # Imported here: it takes seconds, which a mistake in the arguments need not.
+            from bids_speechdecode.workflow import run
+
+            return run(request, config, typed)
+    except (Exception, KeyboardInterrupt) as error:
+        return _fail(error, request)
+
+
+def _fail(error: BaseException, request: Request | None) -> int:
+    """Say on stderr what went wrong; return the exit status."""
+    status, message = explain(error, request)
+    print(f"{PROGRAM}: {message}", file=sys.stderr, flush=True)
+    if request is not None and request.verbosity >= 2:
+        traceback.print_exception(error)
+    return status
+
+
+def _set_threads(n_procs: int) -> None:
+    """Bound the threads of the numerical libraries, which read this when they are imported."""
+    if n_procs:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ[name] = str(n_procs)
+
+
+def _log_level(verbosity: int) -> int:
+    """Return what is shown; of several processes only the first one speaks."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        return logging.ERROR
+    return logging.DEBUG if verbosity else logging.INFO

@@ -1,0 +1,157 @@
+"""Every option of the command line, in the order and the sections of ``--help``."""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bids_speechdecode.config import STEPS, Config, settings
+from bids_speechdecode.errors import UsageError, did_you_mean
+from bids_speechdecode.validation import choices
+
+WHO, METHOD, TODO, RUN = "What to use", "Method", "What to do", "How to run"
+
+
+class Option(click.Option):
+    """An option with its section of the help, and the setting it changes (if it does)."""
+
+    def __init__(self, *names: str, section: str, setting: str = "", **more: Any) -> None:
+        super().__init__(list(names), **more)
+        self.section = section
+        self.setting = setting
+
+
+def _setting(names: str, setting: str, section: str, text: str, metavar: str = "") -> Option:
+    """Return the option of a setting: type, words and default are those of `Config`."""
+    hint = settings()[setting]
+    part, _, key = setting.partition(".")
+    default = getattr(getattr(Config(), part), key)
+    if default != "" and default != () and default is not False:
+        text = f"{text} [default: {default}]"
+    more: dict[str, Any] = {"metavar": metavar} if metavar else {}
+    if words := choices(hint):
+        more |= {"type": Word(words)}
+    elif hint is bool:
+        more |= {"is_flag": True}
+    elif isinstance(default, tuple):
+        more |= {"multiple": True}
+    else:
+        more |= {"type": typing.get_args(hint)[0] if typing.get_args(hint) else hint}
+    # None, not the default, so that only what was typed wins over the configuration file.
+    return Option(
+        *names.split(), section=section, setting=setting, help=text, **{"default": None, **more}
+    )
+
+
+class Word(click.Choice[str]):
+    """One of a few words, with a suggestion for what is close to one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the word, or say which one may have been meant."""
+        if value not in self.choices:
+            raise UsageError(
+                f"{param.opts[-1] if param else 'the value'} cannot be {value!r}",
+                expected="one of " + ", ".join(self.choices),
+                fix=did_you_mean(str(value), self.choices),
+            )
+        return str(value)
+
+
+def _folder(names: str, section: str, text: str, metavar: str) -> Option:
+    kind = click.Path(path_type=Path)
+    return Option(*names.split(), section=section, type=kind, metavar=metavar, help=text)
+
+
+def _words(names: str, section: str, text: str, metavar: str) -> Option:
+    return Option(*names.split(), section=section, multiple=True, metavar=metavar, help=text)
+
+
+def _switch(names: str, section: str, text: str, **more: Any) -> Option:
+    return Option(*names.split(), section=section, help=text, **(more or {"is_flag": True}))
+
+
+OPTIONS: tuple[Option, ...] = (
+    _words(
+        "--participant-label",
+        WHO,
+        "Participants, with or without sub-: words, or a file of labels. [default: all]",
+        "LABEL...",
+    ),
+    _words("--exclude-participant-label", WHO, "Participants to leave out.", "LABEL..."),
+    _setting("--session-label", "inputs.sessions", WHO, "Sessions. [default: all]", "LABEL..."),
+    _setting("--run-label", "inputs.runs", WHO, "Runs. [default: all]", "LABEL..."),
+    _setting(
+        "--pretrain-task",
+        "inputs.pretrain_task",
+        WHO,
+        "Task of the pretraining recordings; 'none' does without.",
+        "TASK",
+    ),
+    _setting(
+        "--finetune-task", "inputs.finetune_task", WHO, "Task of finetuning and test.", "TASK"
+    ),
+    _setting(
+        "--audio",
+        "inputs.audio",
+        WHO,
+        "Audio that starts with each recording, where events.tsv names none.",
+        "FILE",
+    ),
+    _folder("--bids-filter-file", WHO, "JSON file of pybids filters.", "FILE"),
+    _folder("--bids-database-dir", WHO, "Keep the dataset's index here for later runs.", "DIR"),
+    _setting(
+        "--skip-bids-validation",
+        "inputs.skip_bids_validation",
+        WHO,
+        "Do not check that BIDS_DIR is a BIDS dataset.",
+    ),
+    _setting("--reference", "preprocess.reference", METHOD, "Re-reference the channels."),
+    _setting(
+        "--target",
+        "target.name",
+        METHOD,
+        "What brain activity is matched with; mel needs no model weights.",
+    ),
+    _setting(
+        "--speech-model",
+        "target.model",
+        METHOD,
+        "Speech model: hub name or folder. Each target has its own default.",
+        "NAME",
+    ),
+    _setting(
+        "--speech-layer",
+        "target.layer",
+        METHOD,
+        "Layer of the speech model; 0 is the input of its transformer.",
+        "N",
+    ),
+    _setting("--pooling", "target.pooling", METHOD, "A window's mean, or its time course."),
+    _setting(
+        "--voice-activity/--no-voice-activity",
+        "windows.voice_activity",
+        METHOD,
+        "Leave out windows in which nobody speaks. [default: off]",
+    ),
+    _setting("--encoder", "encoder.preset", METHOD, "Brain encoder; small suits CPUs."),
+    _folder("--config", METHOD, "TOML file with any setting; what is typed wins.", "FILE"),
+    _words("--steps", TODO, f"Only some of {', '.join(STEPS)}. [default: all]", "STEP,..."),
+    _switch("--reports-only", TODO, "Only write the reports again, from what is there."),
+    _switch(
+        "--dry-run",
+        TODO,
+        "Say which files, channels and windows would be used, and what is left out and why;"
+        " write nothing.",
+    ),
+    _switch("--stop-on-first-crash", TODO, "Stop at the first recording that fails."),
+    _folder("-w --work-dir", RUN, "For checkpoints and such. [default: OUTPUT_DIR/.work]", "DIR"),
+    _setting("--device", "run.device", RUN, "auto, cpu, cuda, cuda:1 or mps.", "DEVICE"),
+    _setting("--precision", "run.precision", RUN, "Precision of the training."),
+    _setting("--seed", "run.seed", RUN, "Seed of everything random.", "N"),
+    _setting("--n-procs", "run.n_procs", RUN, "CPU threads; 0 takes all cores.", "N"),
+    _setting("--mem-gb", "run.mem_gb", RUN, "Bound of the memory; 0 sets none.", "GB"),
+    _switch("-v --verbose", RUN, "Say more; -vv also where an error arose.", count=True),
+)
