@@ -219,16 +219,16 @@ def _filter(
 
     read = reach_over_ends(filled, low.n_rows)
     every = max(1, -(-4 * int(wanted.sum()) * len(montage.names) // _SAMPLE_BYTES))
-    sampled = np.flatnonzero(wanted)[::every]
-    sample = []
+    sampled = np.flatnonzero(wanted)[::every].copy()
+    sample = np.empty((len(sampled), len(montage.names)), dtype=np.float32)
     for start in range(0, low.n_rows, block_filter.block):
         stop = min(start + block_filter.block, low.n_rows)
         rows = block_filter.apply(read(start - block_filter.half, stop + block_filter.half))
         rows[_missing_outputs(montage, np.isnan(low.read(start, stop)))] = np.nan
         out.append(rows)
         first, last = np.searchsorted(sampled, (start, stop))
-        sample.append(rows[sampled[first:last] - start])
-    return np.concatenate(sample)
+        sample[first:last] = rows[sampled[first:last] - start]
+    return sample
 
 
 def _scale(

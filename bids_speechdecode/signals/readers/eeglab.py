@@ -76,16 +76,23 @@ def open_eeglab(path: Path) -> SignalReader:
 def _read_set(path: Path) -> tuple[_Set, bool]:
     from scipy.io import loadmat
 
+    if _is_hdf5(path):
+        return _read_hdf5_set(path), True
     try:
         mat = loadmat(path, squeeze_me=True, struct_as_record=False)
-    except NotImplementedError:
-        return _read_hdf5_set(path), True
     except Exception as error:
         # scipy raises a dozen unrelated types on damaged files.
         raise _unreadable(path, error) from error
     fields = vars(mat["EEG"]) if "EEG" in mat else mat
     labels = _labels(np.atleast_1d(fields.get("chanlocs", [])))
     return _check(path, fields, fields.get("data"), labels), False
+
+
+def _is_hdf5(path: Path) -> bool:
+    """Return whether the file has HDF5's signature, behind MATLAB's own 512 bytes or at once."""
+    with path.open("rb") as file:
+        head = file.read(520)
+    return b"\x89HDF\r\n\x1a\n" in (head[:8], head[512:])
 
 
 def _labels(chanlocs: NDArray[Any]) -> list[str]:

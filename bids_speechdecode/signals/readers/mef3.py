@@ -46,17 +46,16 @@ class Mef3Reader(SignalReader):
         )
 
     def _pieces_of_blocks(self, channel: str, rate: float, path: Path) -> IndexArray:
-        flags, _, first, microseconds = self._session.get_channel_toc(channel)
+        metadata = self._session.session_md["time_series_channels"][channel]
+        flags, lengths, first, microseconds = self._session.get_channel_toc(channel)
         begins = np.flatnonzero(flags)
         begins = begins if len(begins) and begins[0] == 0 else np.concatenate([[0], begins])
-        n_stored = int(
-            self._session.session_md["time_series_channels"][channel]["section_2"][
-                "number_of_samples"
-            ].item()
-        )
-        lengths = np.diff(np.append(first[begins], n_stored))
-        onsets = (microseconds[begins] - microseconds[0]) / 1e6
-        return pieces_from_onsets(onsets, lengths, rate, path)
+        # Writers store the times of blocks from 1970 or from the session's offset, even mixed.
+        offset = int(np.ravel(metadata["section_3"]["recording_time_offset"])[0])
+        onsets = np.where(microseconds >= abs(offset), microseconds - abs(offset), microseconds)
+        ends = np.append(first[begins[1:]], first[-1] + lengths[-1])
+        seconds = (onsets[begins] - onsets[0]) / 1e6
+        return pieces_from_onsets(seconds, ends - first[begins], rate, path)
 
     def _read_stored(self, start: int, stop: int, picks: IndexArray | None) -> FloatArray:
         channels = range(len(self.channel_names)) if picks is None else picks.tolist()
