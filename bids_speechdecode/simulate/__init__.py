@@ -1,0 +1,41 @@
+"""A small iEEG-BIDS dataset with known truth: speech, rooms and brains, all simulated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bids_speechdecode.simulate.settings import PRESETS, SimulationSettings, make_settings
+
+__all__ = ["PRESETS", "SimulationSettings", "make_settings", "simulate_dataset"]
+
+
+def simulate_dataset(
+    out: str | Path, *, preset: str = "demo", seed: int = 0, **overrides: Any
+) -> Path:
+    """Write a simulated iEEG-BIDS dataset and return its folder.
+
+    Parameters
+    ----------
+    out : path
+        Folder to make; it must not exist yet, or be empty.
+    preset : {"demo", "tiny"}
+        Sizes to start from.
+    seed : int
+        The same seed gives the same bytes.
+    **overrides
+        Fields of `SimulationSettings` to set otherwise, e.g. ``sampling_rate=256``.
+
+    Raises
+    ------
+    UsageError
+        The preset or a setting is unknown or out of range.
+    MissingInputError
+        The speech synthesiser is not installed.
+    CannotWriteError
+        The folder holds something already or cannot be written.
+    """
+    # Imported here so that the settings (and --help) do not wait for scipy and soundfile.
+    from bids_speechdecode.simulate.dataset import write_dataset
+
+    return write_dataset(Path(out), make_settings(preset, seed=seed, **overrides))

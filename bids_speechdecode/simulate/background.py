@@ -1,0 +1,176 @@
+"""What a contact records besides sound: 1/f activity, reference, mains, spikes, broken wires."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.signal import butter, sosfilt, sosfreqz, zpk2sos
+
+from bids_speechdecode.simulate.anatomy import Contact
+
+SLOW_BAND = (0.5, 20.0)  # hertz
+SLOW_RMS = 30.0  # µV of the background in that band, before differences between contacts
+_EXPONENT = 1.8  # of the background's power over frequency
+_CARRIER_RMS = 3.0  # µV of local high-gamma activity
+_CARRIER_BAND = (70.0, 150.0)  # hertz
+_AMPLIFIER_RMS = 0.8  # µV
+_LINE_AMPLITUDE = 4.0  # µV
+_REFERENCE_SHARE = 0.25  # of SLOW_RMS, common to all channels
+_SPIKES_PER_MINUTE = 3.0
+
+
+def power_law_filter(rate: float) -> np.ndarray:
+    """Return second-order sections that turn white noise into 1/f^1.8 noise above 0.1 Hz.
+
+    Poles and zeros alternate along the frequency axis; noise of variance 1 leaves with unit rms
+    in the slow band.
+    """
+    corners = 0.1 * 4.0 ** np.arange(6)
+    corners = corners[corners < 0.2 * rate]
+    poles = np.exp(-2 * np.pi * corners / rate)
+    zeros = np.exp(-2 * np.pi * corners * 4.0 ** (_EXPONENT / 2) / rate)
+    sections = zpk2sos(zeros, poles, 1.0)
+    frequencies, response = sosfreqz(sections, worN=2**16, fs=rate)
+    inside = (frequencies >= SLOW_BAND[0]) & (frequencies <= SLOW_BAND[1])
+    variance = np.sum(np.abs(response[inside]) ** 2) / len(frequencies)
+    sections[0, :3] /= np.sqrt(variance)
+    return sections
+
+
+def spatial_mixing(contacts: tuple[Contact, ...]) -> np.ndarray:
+    """Return the matrix that gives white noise the correlation of volume conduction.
+
+    Contacts d apart correlate with ``0.15 + 0.85 exp(-d / 8 mm)``.
+    """
+    positions = np.array([contact.position_mm for contact in contacts])
+    distance = np.linalg.norm(positions[:, None] - positions[None], axis=2)
+    return np.linalg.cholesky(0.15 + 0.85 * np.exp(-distance / 8.0)).T
+
+
+class _Filter:
+    """A causal filter whose state runs on from block to block; (n_times, n_channels)."""
+
+    def __init__(self, sections: np.ndarray, n_channels: int) -> None:
+        self._sections = sections
+        self._state = np.zeros((len(sections), 2, n_channels))
+
+    def __call__(self, block: np.ndarray) -> np.ndarray:
+        filtered, self._state = sosfilt(self._sections, block, axis=0, zi=self._state)
+        return filtered
+
+
+class Background:
+    """The background of one recording, block by block, in µV.
+
+    Parameters
+    ----------
+    contacts : tuple of Contact
+        All contacts.
+    scale : array, shape (n_contacts,)
+        Each contact's own amplitude, relative.
+    auditory : sequence of int
+        Contacts that carry a local high-gamma carrier.
+    spiking : array, shape (n_contacts,)
+        Amplitude of interictal spikes in µV, 0 where there are none.
+    bad : sequence of int
+        Contacts whose wire is broken.
+    """
+
+    def __init__(
+        self,
+        contacts: tuple[Contact, ...],
+        *,
+        scale: np.ndarray,
+        auditory: tuple[int, ...],
+        spiking: np.ndarray,
+        bad: tuple[int, ...],
+        rate: float,
+        line_frequency: float,
+        rng: np.random.Generator,
+    ) -> None:
+        n = len(contacts)
+        self._rng, self._rate, self._bad, self._spiking = rng, rate, bad, spiking
+        self._scale = SLOW_RMS * scale
+        self._mixing = spatial_mixing(contacts)
+        sections = power_law_filter(rate)
+        self._colour, self._colour_reference = _Filter(sections, n), _Filter(sections, 1)
+        self._carrier = _Filter(_carrier_filter(rate), len(auditory))
+        self._line = _Mains(n, rate, line_frequency, rng)
+        self._spike_tail = np.zeros(int(0.5 * rate))
+        # The slowest parts of the filters must have settled before the recording begins.
+        self.make(int(10 * rate))
+
+    def make_carrier(self, n: int) -> np.ndarray:
+        """Return local 70-150 Hz activity of the auditory contacts, (n, n_auditory), µV."""
+        noise = self._rng.standard_normal((n, self._carrier._state.shape[2]), np.float32)
+        return _CARRIER_RMS * self._carrier(noise)
+
+    def make(self, n: int) -> np.ndarray:
+        """Return the background of all contacts, (n, n_contacts), µV, before the electrodes."""
+        white = self._rng.standard_normal((n, len(self._scale)), np.float32)
+        signal = self._colour(white @ self._mixing) * self._scale
+        return signal + self._make_spikes(n)[:, None] * self._spiking
+
+    def add_electronics(self, signal: np.ndarray) -> np.ndarray:
+        """Return the signal, (n, n_contacts), with reference, mains, amplifier and bad wires."""
+        n, n_contacts = signal.shape
+        reference = self._colour_reference(self._rng.standard_normal((n, 1), np.float32))
+        mains = self._line.make(n)
+        signal = signal + _REFERENCE_SHARE * SLOW_RMS * reference + mains
+        signal += _AMPLIFIER_RMS * self._rng.standard_normal((n, n_contacts), np.float32)
+        for index in self._bad:
+            noise = self._rng.standard_normal(n, np.float32)
+            signal[:, index] = 0.1 * signal[:, index] + 150 * noise + 60 * mains[:, index]
+        return signal
+
+    def _make_spikes(self, n: int) -> np.ndarray:
+        """Return interictal spikes of unit amplitude at random times, shape (n,)."""
+        template = _spike(self._rate)
+        train = np.zeros(n + len(template))
+        train[: len(self._spike_tail)] += self._spike_tail[: len(train)]
+        expected = _SPIKES_PER_MINUTE / 60 * n / self._rate
+        for start in self._rng.integers(0, n, self._rng.poisson(expected)):
+            train[start : start + len(template)] += self._rng.uniform(0.6, 1.2) * template
+        self._spike_tail = train[n:]
+        return train[:n]
+
+
+def _carrier_filter(rate: float) -> np.ndarray:
+    """Return a band-pass that gives white noise of variance 1 unit rms."""
+    high = min(_CARRIER_BAND[1], 0.45 * rate)
+    sections = butter(2, (_CARRIER_BAND[0], high), "bandpass", fs=rate, output="sos")
+    _, response = sosfreqz(sections, worN=2**14, fs=rate)
+    sections[0, :3] /= np.sqrt(np.mean(np.abs(response) ** 2))
+    return sections
+
+
+def _spike(rate: float) -> np.ndarray:
+    """Return a sharp wave of 70 ms and the slow wave after it, shape (n,), peak 1."""
+    time = np.arange(int(0.5 * rate)) / rate
+    sharp = np.exp(-0.5 * ((time - 0.05) / 0.012) ** 2)
+    slow = np.exp(-0.5 * ((time - 0.2) / 0.06) ** 2)
+    return sharp - 0.4 * slow
+
+
+class _Mains:
+    """Mains hum with two harmonics, whose phase runs on from block to block."""
+
+    def __init__(
+        self, n_channels: int, rate: float, frequency: float, rng: np.random.Generator
+    ) -> None:
+        exact = frequency + rng.normal(0, 0.01)  # grids wander a little
+        self._frequencies = [k * exact for k in (1, 2, 3) if k * exact < 0.48 * rate]
+        self._rate, self._time = rate, 0
+        size = (len(self._frequencies), n_channels)
+        decline = np.array([1.0, 0.3, 0.4])[: size[0], None]
+        self._amplitudes = _LINE_AMPLITUDE * decline * rng.lognormal(0, 0.4, size)
+        self._phases = rng.uniform(0, 2 * np.pi, (size[0], 1)) + rng.normal(0, 0.2, size)
+
+    def make(self, n: int) -> np.ndarray:
+        """Return the next `n` samples, (n, n_channels), µV."""
+        time = (self._time + np.arange(n)) / self._rate
+        self._time += n
+        angle = 2 * np.pi * np.outer(time, self._frequencies)
+        # sin(a + b) as a sum of products, one matrix product for all channels.
+        cosine = self._amplitudes * np.cos(self._phases)
+        sine = self._amplitudes * np.sin(self._phases)
+        return np.sin(angle) @ cosine + np.cos(angle) @ sine

@@ -1,0 +1,114 @@
+"""How large the simulated dataset is; how it sounds and behaves is fixed in its own modules."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from bids_speechdecode.errors import UsageError, did_you_mean
+
+Format = Literal["brainvision", "edf"]
+FORMATS: tuple[str, ...] = get_args(Format)
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """Sizes of the simulated dataset. Times are in minutes where the name says so."""
+
+    participants: int = 2
+    days: int = 3
+    ambient_runs: int = 2  # recordings per day
+    ambient_minutes: float = 10.0  # of each recording
+    audiobook_minutes: float = 24.0  # of all chapters together
+    chapters: int = 2  # audiobook runs, one sound file each, on successive days
+    sampling_rate: float = 512.0
+    shafts: int = 5  # per participant; the first lies along Heschl's gyrus
+    contacts: int = 8  # per shaft
+    line_frequency: float = 50.0
+    format: Format = "brainvision"
+    seed: int = 0
+
+
+PRESETS = {
+    "demo": SimulationSettings(),
+    "tiny": SimulationSettings(
+        days=3,
+        ambient_runs=1,
+        ambient_minutes=0.9,
+        audiobook_minutes=2.5,
+        chapters=1,
+        sampling_rate=256.0,
+        shafts=2,
+        contacts=6,
+    ),
+}
+
+# Smallest and largest value of every number; below, nothing meaningful can be simulated.
+_RANGES: dict[str, tuple[float, float]] = {
+    "participants": (1, 99),
+    "days": (1, 99),
+    "ambient_runs": (0, 99),
+    "ambient_minutes": (0.3, 1440),
+    "audiobook_minutes": (0.3, 1440),
+    "chapters": (0, 99),
+    "sampling_rate": (250, 20000),  # the high-gamma carrier must fit below Nyquist
+    "shafts": (1, 9),
+    "contacts": (4, 18),
+    "line_frequency": (50, 60),
+    "seed": (0, 2**63),
+}
+
+
+def make_settings(preset: str = "demo", **overrides: Any) -> SimulationSettings:
+    """Return a preset with some fields set otherwise.
+
+    Raises
+    ------
+    UsageError
+        The preset, a field or a value is not known.
+
+    Examples
+    --------
+    >>> make_settings("tiny", participants=1).participants
+    1
+    """
+    if preset not in PRESETS:
+        raise UsageError(
+            f"there is no preset {preset!r}",
+            expected=", ".join(PRESETS),
+            fix=did_you_mean(preset, PRESETS),
+        )
+    known = [field.name for field in dataclasses.fields(SimulationSettings)]
+    for name in overrides:
+        if name not in known:
+            raise UsageError(
+                f"the simulation has no setting {name!r}",
+                expected=", ".join(known),
+                fix=did_you_mean(name, known),
+            )
+    settings = dataclasses.replace(PRESETS[preset], **overrides)
+    _check(settings)
+    return settings
+
+
+def _check(settings: SimulationSettings) -> None:
+    """Raise if a value is out of range."""
+    for name, (low, high) in _RANGES.items():
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            raise UsageError(
+                f"{name} cannot be {value}", expected=f"{low} to {high}", found=str(value)
+            )
+    if settings.format not in FORMATS:
+        raise UsageError(
+            f"cannot write the format {settings.format!r}",
+            expected=", ".join(FORMATS),
+            fix=did_you_mean(settings.format, FORMATS),
+        )
+    if settings.format == "edf" and settings.sampling_rate % 1:
+        raise UsageError(
+            "EDF is written in records of one second, which need a whole number of samples",
+            expected="a sampling rate without fraction",
+            found=str(settings.sampling_rate),
+        )
