@@ -70,7 +70,8 @@ class Stage:
 
         An output whose filter touches a sample that is not finite is NaN, no other.
         """
-        out = self._multiply(rows, start, stop)
+        with np.errstate(invalid="ignore"):
+            out = self._multiply(rows, start, stop)
         if np.isfinite(out).all():
             return out
         bad = ~np.isfinite(rows)
