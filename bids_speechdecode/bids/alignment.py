@@ -437,7 +437,7 @@ def _align_rows(
     """Return the segments of all rows of one audio version, none overlapping another."""
     sources = {row.stimulus: stimuli.find(row.stimulus, row.where) for row in rows}
     segments = []
-    for source, members in _grouped(rows, lambda row: sources[row.stimulus].path):
+    for _, members in _grouped(rows, lambda row: sources[row.stimulus].path):
         audio = sources[members[0].stimulus]
         for play in _plays(members, audio, duration):
             if play.stop > duration + _SLACK:
@@ -499,7 +499,7 @@ def _plays(rows: Sequence[_Row], audio: AudioSource, duration: float) -> list[_P
     if len(rows) > 1:
         readings += [_replayed(rows, length), _session_long(rows, length)]
     fitting = [plays for _, plays in readings if isinstance(plays, list)]
-    if len(fitting) != 1:
+    if len({tuple((p.start, p.stop, p.clock) for p in plays) for plays in fitting}) != 1:
         raise _no_single_reading(rows, audio, readings)
     return fitting[0]
 
@@ -536,8 +536,10 @@ def _replayed(rows: Sequence[_Row], length: float) -> _Reading:
             return meaning, f"line {row.line} lasts {last:.3f} s, the file {length:.3f} s"
         if last > gap + _slack(last):
             return meaning, f"line {row.line} is not over when the next row starts"
-    if max(lasts) < _MIN_REPLAYED * length:
-        return meaning, f"no row plays more than {max(lasts):.3f} of its {length:.3f} s"
+    played = [row.duration or gap for row, gap in zip(rows, gaps, strict=True)]
+    longest = max(seconds for seconds in played if seconds < math.inf)
+    if longest < _MIN_REPLAYED * length:
+        return meaning, f"no row plays more than {longest:.3f} of its {length:.3f} s"
     durations = {row.duration for row in rows}
     runs_too = isinstance(_session_long(rows, length)[1], list)
     if runs_too and None not in durations and np.ptp([d for d in durations if d]) > _JITTER:

@@ -234,8 +234,8 @@ def fingerprint(path: Path) -> str:
     """
     digest = hashlib.sha256()
     if path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{file.relative_to(path)}\n{fingerprint(file)}\n".encode())
+        for part in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{part.relative_to(path)}\n{fingerprint(part)}\n".encode())
         return digest.hexdigest()
     status = path.stat()
     digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
@@ -367,9 +367,11 @@ def write_json(path: Path, content: object) -> None:
 
 def write_tsv(path: Path, table: pd.DataFrame) -> None:
     """Write a BIDS table atomically; NaN and None become ``n/a``, booleans lower case."""
-    flags = {c: table[c].map({True: "true", False: "false"}) for c in table.select_dtypes("bool")}
+    table = table.copy()
+    for column in table.select_dtypes("bool"):
+        table[column] = table[column].map({True: "true", False: "false"})
     with atomic_write(path) as temporary:
-        table.assign(**flags).to_csv(
+        table.to_csv(
             temporary, sep="\t", index=False, na_rep="n/a", lineterminator="\n", encoding="utf-8"
         )
 
