@@ -1,10 +1,14 @@
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-slow lint types docs bench clean
+.PHONY: install test test-slow lint types descriptor demo docs bench clean
 
+# The stamp says that the environment has what setup.cfg and constraints.txt ask for.
 $(BIN)/.installed: setup.cfg constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[demo,nwb,mef,test,docs]"
@@ -12,11 +16,12 @@ $(BIN)/.installed: setup.cfg constraints.txt
 
 install: $(BIN)/.installed
 
+# One thread per worker: the workers share the cores.
 test: install
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
 test-slow: install
-	$(BIN)/python -m pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 lint: install
 	$(BIN)/ruff check .
@@ -26,3 +31,10 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+# boutiques.json is made from the command; a test fails when they differ.
+descriptor: install
+	$(BIN)/python tools/boutiques_descriptor.py
+
+clean:
+	rm -rf $(VENV) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

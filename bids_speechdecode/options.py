@@ -151,7 +151,13 @@ OPTIONS: tuple[Option, ...] = (
     _setting("--device", "run.device", RUN, "auto, cpu, cuda, cuda:1 or mps.", "DEVICE"),
     _setting("--precision", "run.precision", RUN, "Precision of the training."),
     _setting("--seed", "run.seed", RUN, "Seed of everything random.", "N"),
-    _setting("--n-procs", "run.n_procs", RUN, "CPU threads; 0 takes all cores.", "N"),
+    _setting(
+        "--n-procs",
+        "run.n_procs",
+        RUN,
+        "CPU threads; 0 means OMP_NUM_THREADS, else all cores.",
+        "N",
+    ),
     _setting("--mem-gb", "run.mem_gb", RUN, "Bound of the memory; 0 sets none.", "GB"),
     _switch("-v --verbose", RUN, "Say more; -vv also where an error arose.", count=True),
 )
