@@ -1,0 +1,43 @@
+"""The table of ranks as text, for the end of a run on a terminal or in a log."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from bids_speechdecode.report.figures import condition_label, condition_order
+
+CHANCE = 0.5
+
+
+def format_ranks(table: pd.DataFrame, title: str) -> str:
+    """Return the conditions of one participant (or the group) as an aligned text table.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of a ``desc-conditions_scores.tsv``; the columns ``relative_rank``, ``ci_low``,
+        ``ci_high`` and ``p_shift`` of a participant, ``mean_rank`` and ``p`` of a group.
+    title : str
+        First line.
+    """
+    rank = "relative_rank" if "relative_rank" in table else "mean_rank"
+    p = "p_shift" if "p_shift" in table else "p"
+    lines = [
+        title,
+        f"  {'condition':<34}{'rank':>7}  {'95% CI':^16}{'p':>8}",
+    ]
+    ordered = table.assign(order=table["condition"].map(condition_order))
+    ordered = ordered.sort_values(["audio", "order"], ascending=[False, True])
+    for row in ordered.to_dict("records"):
+        label = condition_label(row["condition"], row["audio"])
+        low, high = _number(row["ci_low"]), _number(row["ci_high"])
+        lines.append(
+            f"  {label:<34}{_number(row[rank]):>7}  [{low:>6}, {high:>6}]{_number(row[p]):>8}"
+        )
+    lines.append(f"  {'chance':<34}{CHANCE:>7.3f}")
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    """Return three decimals, or n/a where there is no number."""
+    return "n/a" if pd.isna(value) else f"{value:.3f}"

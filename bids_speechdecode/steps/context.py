@@ -1,0 +1,118 @@
+"""What every step receives, and the names of what the steps write for each other."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bids_speechdecode.bids.alignment import Segment
+from bids_speechdecode.bids.derivatives import Derivatives, fingerprint, read_sidecar
+from bids_speechdecode.config import Config
+from bids_speechdecode.errors import MissingInputError
+from bids_speechdecode.progress import Progress
+from bids_speechdecode.steps.plan import ParticipantPlan, PlannedRecording
+
+LINEAR, TASK_ONLY, FROZEN, FINETUNED = "linear", "taskonly", "frozen", "finetuned"
+BACKWARD, ZERO_SHOT, PRETRAINED = "backward", "zeroshot", "pretrained"
+
+
+@dataclass(frozen=True)
+class Context:
+    """A participant's plan, where its files go, and the settings."""
+
+    plan: ParticipantPlan
+    out: Derivatives
+    config: Config
+    work_dir: Path
+    progress: Progress
+    device: str = "cpu"
+
+    @property
+    def participant(self) -> str:
+        """Label without ``sub-``."""
+        return self.plan.participant
+
+    @property
+    def finetune_task(self) -> str:
+        """Task of the held-out evaluation."""
+        return self.config.inputs.finetune_task
+
+    def recording_file(self, recording: PlannedRecording, desc: str, suffix: str, ext: str) -> Path:
+        """Return the name of a derivative of one recording."""
+        entities = dict(recording.recording.entities)
+        return self.out.path(
+            entities.pop("sub"),
+            session=entities.pop("ses", None),
+            **entities,
+            desc=desc,
+            suffix=suffix,
+            extension=ext,
+        )
+
+    def stimulus_file(self, stimulus: Path, desc: str) -> Path:
+        """Return where the targets of an audio file are kept, for all who heard it."""
+        stem = stimulus.relative_to(self.out.source / "stimuli").with_suffix("")
+        return self.out.root / "features" / stem.parent / f"{stem.name}_desc-{desc}_embeddings.npy"
+
+    def summary_file(self, desc: str, suffix: str, ext: str, task: str | None = None) -> Path:
+        """Return the name of a derivative of the participant as a whole."""
+        return self.out.path(
+            self.participant,
+            task=task or self.finetune_task,
+            desc=desc,
+            suffix=suffix,
+            extension=ext,
+        )
+
+    def model_file(self, model: str) -> Path:
+        """Return where a trained model is kept."""
+        task = self.config.inputs.pretrain_task if model == PRETRAINED else None
+        return self.summary_file(model, "model", ".safetensors", task)
+
+    def preprocessed(self, recording: PlannedRecording) -> Path:
+        """Return the preprocessed signal, or say which step makes it."""
+        path = self.recording_file(recording, "preproc", "ieeg", ".eeg")
+        return require_step(path, "preprocess")
+
+
+def require_step(path: Path, step: str) -> Path:
+    """Return `path` if it exists; otherwise say which step makes it."""
+    if not path.exists():
+        raise MissingInputError(
+            f"the results of step {step!r} are missing",
+            expected=str(path),
+            fix=f"run the same command with --steps {step}, or without --steps",
+        )
+    return path
+
+
+def signature_of(path: Path) -> str:
+    """Return the signature in a derivative's sidecar: what the next step depends on."""
+    return str(read_sidecar(path).get("Signature", "absent"))
+
+
+def source_fingerprint(planned: PlannedRecording, segment: Segment) -> str:
+    """Return the fingerprint of the file that holds a segment's audio."""
+    path = segment.source.path or planned.recording.path
+    return f"{fingerprint(path)}:{segment.source.channel or ''}"
+
+
+def plan_fingerprint(context: Context, role: str) -> dict[str, Any]:
+    """Return what identifies the windows of a role: recordings, splits and times."""
+    return {
+        "pieces": [
+            (
+                p.recording,
+                p.version,
+                p.split,
+                p.block,
+                [round(float(t), 4) for t in p.audio_starts],
+                [round(float(t), 4) for t in p.brain_starts],
+                p.usable.tolist(),
+            )
+            for p in context.plan.select(role)
+        ],
+        "windows": asdict(context.config.windows),
+        "min_good_fraction": context.config.preprocess.min_good_fraction,
+    }

@@ -1,0 +1,240 @@
+"""Derivatives on disk -> windows of paired signal and target, resident on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bids_speechdecode.bids.derivatives import read_sidecar
+from bids_speechdecode.decoding.windows import TargetScaler, WindowSet
+from bids_speechdecode.errors import DataError
+from bids_speechdecode.steps.context import Context, require_step
+from bids_speechdecode.steps.features import feature_file, group_by_audio, piece_key
+from bids_speechdecode.steps.plan import Piece, PlannedRecording
+from bids_speechdecode.timeline import sample_at
+
+# Above this size the signal is kept in half precision: its unit is a robust z, clamped at 20.
+HALF_PRECISION_FROM_BYTES = 4e9
+ROWS_PER_COPY = 65536
+
+
+@dataclass(frozen=True)
+class LoadedWindows:
+    """Paired windows, and a table that says where each comes from.
+
+    Attributes
+    ----------
+    signal : tensor, shape (n_times, n_channels), on the device
+    starts : tensor of int64, shape (n_windows,)
+    n_samples : int
+    targets : array, shape (n_windows, d) or (n_windows, n_frames, d)
+        Not scaled: each model brings the statistics of its own training windows.
+    table : DataFrame
+        One row a window: recording, onset (s, of the sound on the recording's clock),
+        stim_file, audio_onset (s), version, split, block (of the split), piece (of contiguous
+        audio).
+    """
+
+    signal: torch.Tensor
+    starts: torch.Tensor
+    n_samples: int
+    targets: np.ndarray
+    table: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def scaled(self, scaler: TargetScaler) -> WindowSet:
+        """Return the windows for the encoder, with targets z-scored by `scaler`."""
+        targets = torch.from_numpy(scaler.transform(self.targets)).to(self.signal.device)
+        return WindowSet(self.signal, self.starts, self.n_samples, targets)
+
+    def join(self, other: LoadedWindows) -> LoadedWindows:
+        """Return the windows of two sets that share one signal."""
+        return replace(
+            self,
+            starts=torch.cat([self.starts, other.starts]),
+            targets=np.concatenate([self.targets, other.targets]),
+            table=pd.concat([self.table, other.table], ignore_index=True),
+        )
+
+
+def model_channels(context: Context) -> tuple[str, ...]:
+    """Return the channels that are good in enough of the participant's recording time."""
+    good_time: dict[str, float] = {}
+    total = 0.0
+    for planned in context.plan.recordings:
+        total += planned.duration
+        for name in _good_channels(context, planned):
+            good_time[name] = good_time.get(name, 0.0) + planned.duration
+    needed = context.config.preprocess.min_good_fraction * total
+    channels = tuple(name for name, time in good_time.items() if time >= needed)
+    if not channels:
+        raise DataError(
+            f"sub-{context.participant} has no channel that is good in enough recordings",
+            expected=f"good in {context.config.preprocess.min_good_fraction:.0%} of the time",
+            found=f"{len(good_time)} channels, each good in less",
+            fix="lower preprocess.min_good_fraction in --config, or check channel names",
+        )
+    return channels
+
+
+def _good_channels(context: Context, planned: PlannedRecording) -> list[str]:
+    table = pd.read_csv(
+        context.recording_file(planned, "preproc", "channels", ".tsv"),
+        sep="\t",
+        dtype=str,
+        keep_default_na=False,
+    )
+    return table.loc[table["status"] == "good", "name"].tolist()
+
+
+@dataclass(frozen=True)
+class SignalStore:
+    """The preprocessed recordings of one role, one after the other in one tensor."""
+
+    signal: torch.Tensor  # (n_times, n_channels)
+    offsets: dict[str, int]  # recording label -> its first sample
+    lengths: dict[str, int]
+
+
+def load_signal(context: Context, role: str) -> SignalStore:
+    """Put the preprocessed recordings of a role on the device, on a common set of channels.
+
+    A channel that is bad in one recording but used for the model is zero there.
+    """
+    channels = model_channels(context)
+    recordings = [r for r in context.plan.recordings if r.role == role]
+    mapped = [_map_signal(context, r) for r in recordings]
+    n_total = sum(len(m) for m in mapped)
+    half = n_total * len(channels) * 4 > HALF_PRECISION_FROM_BYTES
+    signal = torch.zeros((n_total, len(channels)), dtype=torch.float16 if half else torch.float32)
+    offsets, lengths, offset = {}, {}, 0
+    for planned, data in zip(recordings, mapped, strict=True):
+        _copy_channels(
+            signal[offset : offset + len(data)], data, _matching(context, planned, channels)
+        )
+        offsets[planned.label], lengths[planned.label] = offset, len(data)
+        offset += len(data)
+    return SignalStore(signal.to(context.device), offsets, lengths)
+
+
+def _matching(
+    context: Context, planned: PlannedRecording, channels: Sequence[str]
+) -> list[tuple[int, int]]:
+    """Return (column of the model, column of the recording) of the good channels."""
+    good = set(_good_channels(context, planned))
+    names = planned.montage.names
+    return [(i, names.index(name)) for i, name in enumerate(channels) if name in good]
+
+
+def _copy_channels(signal: torch.Tensor, data: np.ndarray, matching: list[tuple[int, int]]) -> None:
+    """Copy columns of a memory-mapped recording in blocks of rows: one pass over the file."""
+    to, of = (list(columns) for columns in zip(*matching, strict=True))
+    for first in range(0, len(data), ROWS_PER_COPY):
+        rows = slice(first, first + ROWS_PER_COPY)
+        signal[rows, to] = torch.from_numpy(data[rows][:, of]).to(signal.dtype)
+
+
+def _map_signal(context: Context, planned: PlannedRecording) -> np.ndarray:
+    """Memory-map the preprocessed signal, shape (n_times, n_channels)."""
+    path = context.preprocessed(planned)
+    return np.memmap(path, dtype="<f4", mode="r").reshape(-1, len(planned.montage.names))
+
+
+def load_windows(
+    context: Context,
+    store: SignalStore,
+    role: str,
+    split: str,
+    version: str | None = None,
+) -> LoadedWindows:
+    """Return the usable windows of a role and split, in the order of recordings and time."""
+    pieces = [p for p in context.plan.select(role, version, split) if len(p.audio_starts)]
+    by_audio = {
+        (p.recording, p.segment): group
+        for group in group_by_audio(context).values()
+        for p in _same_audio(context, group, pieces)
+    }
+    rate = context.config.preprocess.rate
+    n_samples = sample_at(context.config.windows.duration, rate)
+    starts, targets, tables = [], [], []
+    for number, piece in enumerate(pieces):
+        rows, voiced = _read_rows(context, by_audio[piece.recording, piece.segment], piece)
+        keep = piece.usable & voiced & ~_meets_gap(context, piece)
+        first = np.array([sample_at(float(t), rate) for t in piece.brain_starts])
+        # Rounding to 40 Hz may put a last window one sample beyond the recording's end.
+        first = np.clip(first, 0, store.lengths[piece.recording] - n_samples)
+        starts.append(first[keep] + store.offsets[piece.recording])
+        targets.append(rows[keep])
+        tables.append(_window_table(context, piece, number)[keep])
+    if not starts or not sum(len(s) for s in starts):
+        raise DataError(
+            f"sub-{context.participant} has no usable {split} window for {role}",
+            expected="at least one window with signal and sound",
+            fix="see --dry-run for the counts and what was left out",
+        )
+    return LoadedWindows(
+        store.signal,
+        torch.from_numpy(np.concatenate(starts)).to(store.signal.device),
+        n_samples,
+        np.concatenate(targets).astype(np.float32),
+        pd.concat(tables, ignore_index=True),
+    )
+
+
+def _meets_gap(context: Context, piece: Piece) -> np.ndarray:
+    """Return which windows meet a stretch that preprocessing had to blank."""
+    sidecar = read_sidecar(context.preprocessed(context.plan[piece.recording]))
+    meets = np.zeros(len(piece.brain_starts), dtype=bool)
+    stops = piece.brain_starts + context.config.windows.duration
+    for start, stop in sidecar["Gaps"]:
+        meets |= (piece.brain_starts < stop) & (start < stops)
+    return meets
+
+
+def _same_audio(context: Context, group: list[Piece], pieces: list[Piece]) -> list[Piece]:
+    name = _audio_of(context, group[0])
+    return [p for p in pieces if _audio_of(context, p) == name]
+
+
+def _audio_of(context: Context, piece: Piece) -> str:
+    source = context.plan.segment(piece).source
+    return str(source.path) if source.path else f"{piece.recording}:{source.channel}"
+
+
+def _read_rows(context: Context, group: list[Piece], piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+    """Return the targets of a piece's windows and which of them have enough voice."""
+    path, _ = feature_file(context, group)
+    sidecar = read_sidecar(require_step(path, "features"))
+    keys = [tuple(k) for k in sidecar["Pieces"]]
+    position = keys.index(piece_key(piece))
+    first = sum(int(k[2]) for k in keys[:position])
+    rows = slice(first, first + len(piece.audio_starts))
+    array = np.load(path, mmap_mode="r", allow_pickle=False)[rows]
+    voiced = np.ones(len(array), dtype=bool)
+    if context.config.windows.voice_activity:
+        fraction = np.array(sidecar["VoicedFraction"][rows])
+        voiced = fraction >= context.config.windows.min_voiced_fraction
+    return np.asarray(array), voiced
+
+
+def _window_table(context: Context, piece: Piece, number: int) -> pd.DataFrame:
+    source = context.plan.segment(piece).source
+    return pd.DataFrame(
+        {
+            "recording": piece.recording,
+            "onset": piece.brain_starts - context.config.windows.brain_lag,
+            "stim_file": Path(source.path).name if source.path else f"channel {source.channel}",
+            "audio_onset": piece.audio_starts,
+            "version": piece.version,
+            "split": piece.split,
+            "block": piece.block,
+            "piece": number,
+        }
+    )

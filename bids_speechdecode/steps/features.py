@@ -1,0 +1,166 @@
+"""Step ``features``: every audio that was heard -> one target per window.
+
+The store is keyed by audio file, settings and windows, and lies in ``features/`` of the
+derivatives, so that participants who heard the same file share one computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import soxr
+
+from bids_speechdecode.audio.features import voiced_fraction, window_features
+from bids_speechdecode.audio.speech_models import (
+    SpeechModel,
+    load_speech_model,
+    model_fingerprint,
+)
+from bids_speechdecode.audio.waveform import read_audio
+from bids_speechdecode.bids.alignment import Segment
+from bids_speechdecode.bids.derivatives import signature, write_array, write_sidecar
+from bids_speechdecode.signals.readers import open_signal
+from bids_speechdecode.steps.context import Context, source_fingerprint
+from bids_speechdecode.steps.plan import Piece, PlannedRecording
+from bids_speechdecode.timeline import sample_at
+
+VERSION = 1
+AUDIO_RATE = 16000
+
+PieceKey = tuple[float, float, int, float]
+
+
+def piece_key(piece: Piece) -> PieceKey:
+    """Return what identifies a piece's windows within one audio (seconds, count)."""
+    first = float(piece.audio_starts[0]) if len(piece.audio_starts) else 0.0
+    return (
+        round(piece.audio.start, 4),
+        round(piece.audio.stop, 4),
+        len(piece.audio_starts),
+        round(first, 4),
+    )
+
+
+def group_by_audio(context: Context) -> dict[str, list[Piece]]:
+    """Return the distinct pieces of every audio, keyed by the file or channel that holds it."""
+    groups: dict[str, dict[PieceKey, Piece]] = {}
+    for piece in context.plan.pieces:
+        if len(piece.audio_starts):
+            groups.setdefault(_audio_name(context, piece), {}).setdefault(piece_key(piece), piece)
+    return {name: [found[k] for k in sorted(found)] for name, found in groups.items()}
+
+
+def _audio_name(context: Context, piece: Piece) -> str:
+    source = context.plan.segment(piece).source
+    return str(source.path) if source.path else f"{piece.recording}:{source.channel}"
+
+
+def target_name(context: Context) -> str:
+    """Return the target as one word for file names, e.g. ``wav2vec2L19mean``."""
+    target = context.config.target
+    layer = "" if target.name == "mel" else f"L{target.layer}"
+    return f"{target.name}{layer}{target.pooling}"
+
+
+def feature_file(context: Context, pieces: Sequence[Piece]) -> tuple[Path, str]:
+    """Return the file with the targets of one audio's pieces, and its signature."""
+    piece = pieces[0]
+    planned, segment = context.plan[piece.recording], context.plan.segment(piece)
+    settings = {
+        **asdict(context.config.target),
+        "model_files": model_fingerprint(context.config.target),
+        "duration": context.config.windows.duration,
+        "pieces": [[*piece_key(p), np.round(p.audio_starts, 4).tolist()] for p in pieces],
+        "voicing": context.config.windows.voice_activity,
+    }
+    del settings["batch_size"], settings["model"]  # how, and where from; not what
+    key = signature("features", VERSION, settings, [source_fingerprint(planned, segment)])
+    desc = f"{target_name(context)}{key[:8]}"
+    if segment.source.path is None:
+        return context.recording_file(planned, desc, "embeddings", ".npy"), key
+    return context.stimulus_file(segment.source.path, desc), key
+
+
+def compute_features(context: Context) -> int:
+    """Write the targets of every audio of the plan; return how many files were made."""
+    todo = [
+        (name, pieces, *feature_file(context, pieces))
+        for name, pieces in group_by_audio(context).items()
+    ]
+    missing = []
+    for name, pieces, path, key in todo:
+        if context.out.is_current(path, key):
+            context.progress.skip("features", Path(name).name, "current")
+        else:
+            missing.append((name, pieces, path, key))
+    if missing:
+        # The model is loaded only where something is left to do: it may need a gigabyte.
+        model = load_speech_model(context.config.target, device=context.device)
+        for name, pieces, path, key in missing:
+            _compute_one(context, model, Path(name).name, pieces, path, key)
+    return len(missing)
+
+
+def _compute_one(
+    context: Context,
+    model: SpeechModel,
+    name: str,
+    pieces: Sequence[Piece],
+    path: Path,
+    key: str,
+) -> None:
+    read = audio_reader(context.plan[pieces[0].recording], context.plan.segment(pieces[0]))
+    windows, target = context.config.windows, context.config.target
+    features, voiced = [], []
+    with context.progress.task("features", name, sum(p.audio.duration for p in pieces)) as advance:
+        for piece in pieces:
+            features.append(
+                window_features(
+                    read, piece.audio, piece.audio_starts, windows.duration, model, target
+                )
+            )
+            if windows.voice_activity:
+                voiced.append(voiced_fraction(read, piece.audio_starts, windows.duration))
+            advance(piece.audio.duration)
+    array = np.concatenate(features)
+    write_array(path, array.astype(np.float16) if target.pooling == "frames" else array)
+    write_sidecar(
+        path,
+        step="features",
+        signature=key,
+        Description="Targets of the windows of one audio file, before any scaling",
+        Target=target,
+        WindowDuration=windows.duration,
+        Shape=array.shape,
+        Pieces=[piece_key(p) for p in pieces],
+        VoicedFraction=np.concatenate(voiced).round(4) if voiced else "n/a",
+        Simulated=context.plan.simulated,
+    )
+
+
+def audio_reader(
+    planned: PlannedRecording, segment: Segment
+) -> Callable[[float, float], np.ndarray]:
+    """Return a function (start, stop in seconds of the audio) -> mono sound at 16 kHz."""
+    if segment.source.path is not None:
+        return partial(_read_file, segment.source.path)
+    return partial(_read_channel, planned, str(segment.source.channel))
+
+
+def _read_file(path: Path, start: float, stop: float) -> np.ndarray:
+    return read_audio(path, start, stop, rate=AUDIO_RATE)
+
+
+def _read_channel(planned: PlannedRecording, channel: str, start: float, stop: float) -> np.ndarray:
+    """Read an AUDIO channel; its volts are scaled to a peak near 1, as sound files are."""
+    reader = open_signal(planned.recording.path, planned.recording.format)
+    rate = reader.sampling_rate
+    first, last = sample_at(start, rate), min(sample_at(stop, rate), reader.n_times)
+    pick = reader.channel_names.index(channel)
+    wave = np.nan_to_num(reader.read(first, last, [pick])[:, 0])
+    peak = float(np.abs(wave).max()) or 1.0
+    return soxr.resample(wave / peak, rate, AUDIO_RATE).astype(np.float32)

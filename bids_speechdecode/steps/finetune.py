@@ -1,0 +1,134 @@
+"""Step ``finetune``: every condition that learns from the task, on the same training windows.
+
+``backward``, ``linear`` and ``taskonly`` never see the ambient recordings; ``frozen`` and
+``finetuned`` start from the pretrained encoder. ``taskonly``, ``frozen`` and ``finetuned``
+have the same linear head and the same budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from safetensors.torch import load_file, save_file
+
+from bids_speechdecode.bids.derivatives import atomic_write, read_sidecar, write_sidecar
+from bids_speechdecode.decoding.backward import BackwardModel, fit_backward
+from bids_speechdecode.decoding.distributed import is_main_process
+from bids_speechdecode.decoding.encoder import Encoder, WithHead
+from bids_speechdecode.decoding.windows import TargetScaler
+from bids_speechdecode.steps.context import (
+    BACKWARD,
+    FINETUNED,
+    FROZEN,
+    LINEAR,
+    PRETRAINED,
+    TASK_ONLY,
+    Context,
+    require_step,
+    signature_of,
+)
+from bids_speechdecode.steps.data import LoadedWindows, load_signal, load_windows, model_channels
+from bids_speechdecode.steps.models import (
+    fit,
+    is_current,
+    load_model,
+    model_signature,
+    read_scaler,
+)
+from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN
+from bids_speechdecode.steps.pretrain import new_encoder
+
+
+def trained_conditions(context: Context) -> tuple[str, ...]:
+    """Return the conditions that learn from the task, in the order of the report."""
+    pretrained = (FROZEN, FINETUNED) if context.plan.select(PRETRAIN) else ()
+    return (BACKWARD, LINEAR, TASK_ONLY, *pretrained)
+
+
+def finetune(context: Context) -> None:
+    """Train every condition that is not current."""
+    keys = {name: _signature(context, name) for name in trained_conditions(context)}
+    todo = [name for name, key in keys.items() if not is_current(context, name, key)]
+    if not todo:
+        return
+    store = load_signal(context, FINETUNE)
+    version = context.plan.versions(FINETUNE)[0]
+    training = load_windows(context, store, FINETUNE, "train", version)
+    validation = load_windows(context, store, FINETUNE, "val", version)
+    for name in todo:
+        if name == BACKWARD:
+            if not is_main_process():
+                continue
+            _fit_backward(context, training, validation, keys[name])
+            continue
+        encoder = _new_model(context, name, training)
+        sets, settings = (training, validation), context.config.finetune
+        frozen = ("encoder",) if name == FROZEN else ()
+        fit(context, name, encoder, sets, settings, keys[name], frozen)
+
+
+def _signature(context: Context, name: str) -> str:
+    parents: tuple[str, ...] = ()
+    if name in (FROZEN, FINETUNED):
+        load_path = context.model_file(PRETRAINED)
+        parents = (signature_of(load_path),) if load_path.exists() else ("absent",)
+    settings = {
+        "condition": name,
+        "encoder": asdict(context.config.encoder),
+        "training": asdict(context.config.finetune),
+    }
+    return model_signature(context, FINETUNE, settings, parents)
+
+
+def _new_model(context: Context, name: str, training: LoadedWindows) -> Encoder:
+    """Return what a condition starts from."""
+    if name == LINEAR:
+        return new_encoder(context, training, "linear")
+    if name == TASK_ONLY:
+        return new_encoder(context, training, head=True)
+    return WithHead(load_model(context, PRETRAINED).encoder, training.targets.shape[-1])
+
+
+def _fit_backward(
+    context: Context, training: LoadedWindows, validation: LoadedWindows, key: str
+) -> None:
+    """Fit the closed-form ridge on training and validation windows: it needs no early stopping."""
+    scaler = TargetScaler.fit(training.targets)
+    both = training.join(validation)
+    rate = context.config.preprocess.rate
+    model = fit_backward(both.scaled(scaler), both.table["piece"].to_numpy(), rate=rate)
+    path = context.model_file(BACKWARD)
+    with atomic_write(path) as temporary:
+        weights, intercept = model.weights.contiguous(), model.intercept.contiguous()
+        save_file({"weights": weights, "intercept": intercept}, temporary)
+    write_sidecar(
+        path,
+        step="train",
+        signature=key,
+        Description="Backward model: time-lagged ridge from brain to target",
+        Channels=model_channels(context),
+        Alpha=model.alpha,
+        Alphas=model.alphas,
+        Errors=model.errors,
+        NFrames=model.n_frames,
+        Rate=model.rate,
+        TargetMean=scaler.mean,
+        TargetScale=scaler.scale,
+        TrainingWindows=len(both),
+        Simulated=context.plan.simulated,
+    )
+
+
+def load_backward(context: Context) -> tuple[BackwardModel, TargetScaler, int]:
+    """Load the backward model, the scaling of its targets and the count of training windows."""
+    path = require_step(context.model_file(BACKWARD), "finetune")
+    sidecar = read_sidecar(path)
+    model = BackwardModel(
+        **load_file(path),
+        alpha=sidecar["Alpha"],
+        alphas=tuple(sidecar["Alphas"]),
+        errors=tuple(sidecar["Errors"]),
+        n_frames=sidecar["NFrames"],
+        rate=sidecar["Rate"],
+    )
+    return model, read_scaler(sidecar), int(sidecar["TrainingWindows"])

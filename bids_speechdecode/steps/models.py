@@ -1,0 +1,178 @@
+"""Trained models as derivatives: fit, keep, load, apply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bids_speechdecode.bids.derivatives import (
+    atomic_write,
+    read_sidecar,
+    signature,
+    write_sidecar,
+    write_tsv,
+)
+from bids_speechdecode.config import TrainingConfig
+from bids_speechdecode.decoding.distributed import broadcast, is_main_process, wait_for_everyone
+from bids_speechdecode.decoding.encoder import Encoder, load_encoder, save_encoder
+from bids_speechdecode.decoding.training import embed_windows, train
+from bids_speechdecode.decoding.windows import TargetScaler
+from bids_speechdecode.steps.context import (
+    PRETRAINED,
+    Context,
+    plan_fingerprint,
+    require_step,
+    signature_of,
+)
+from bids_speechdecode.steps.data import LoadedWindows, model_channels
+from bids_speechdecode.steps.features import feature_file, group_by_audio
+
+VERSION = 1
+EMBED_BATCH = 512
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """An encoder, the scaling of its targets, and the channels that it reads."""
+
+    encoder: Encoder
+    scaler: TargetScaler
+    channels: tuple[str, ...]
+    n_train_windows: int
+
+    def embed(self, loaded: LoadedWindows) -> tuple[np.ndarray, np.ndarray]:
+        """Return brain and audio embeddings of windows, shapes (N, d) or (N, F, d)."""
+        windows = loaded.scaled(self.scaler)
+        return embed_windows(self.encoder, windows, EMBED_BATCH), windows.targets.cpu().numpy()
+
+
+def model_signature(
+    context: Context, role: str, settings: dict[str, Any], parents: tuple[str, ...] = ()
+) -> str:
+    """Return the signature of what is trained on a role's training and validation windows."""
+    recordings = [r for r in context.plan.recordings if r.role == role]
+    signals = [signature_of(context.preprocessed(r)) for r in recordings]
+    return signature(
+        "train",
+        VERSION,
+        {
+            **settings,
+            **plan_fingerprint(context, role),
+            "channels": model_channels(context),
+            "seed": context.config.run.seed,
+            "precision": context.config.run.precision,
+        },
+        [*signals, *_feature_signatures(context, role), *parents],
+    )
+
+
+def _feature_signatures(context: Context, role: str) -> list[str]:
+    groups = group_by_audio(context).values()
+    return [feature_file(context, g)[1] for g in groups if any(p.role == role for p in g)]
+
+
+def is_current(context: Context, model: str, key: str) -> bool:
+    """Return, alike in every process, whether a model needs no training."""
+    current = broadcast(context.out.is_current(context.model_file(model), key))
+    if current and is_main_process():
+        context.progress.skip("train", model, "current")
+    return current
+
+
+def fit(
+    context: Context,
+    model: str,
+    encoder: Encoder,
+    sets: tuple[LoadedWindows, LoadedWindows],
+    settings: TrainingConfig,
+    key: str,
+    frozen: Sequence[str] = (),
+) -> None:
+    """Train `encoder` on (training, validation) windows and keep it with its history.
+
+    The checkpoint carries the signature in its name: an interrupted training goes on, and one
+    with other settings starts anew.
+    """
+    training, validation = sets
+    scaler = TargetScaler.fit(training.targets)
+    checkpoint = context.work_dir / f"sub-{context.participant}" / f"{model}-{key[:16]}.checkpoint"
+    label = f"sub-{context.participant} {model}"
+    with context.progress.task("train", label, settings.max_epochs) as advance:
+        history = train(
+            encoder,
+            training.scaled(scaler),
+            validation.scaled(scaler),
+            settings,
+            seed=context.config.run.seed,
+            device=context.device,
+            precision=context.config.run.precision,
+            checkpoint=checkpoint,
+            resume=True,
+            frozen=frozen,
+            on_epoch=lambda _: advance(1),
+        )
+    if is_main_process():
+        _keep(context, model, encoder, scaler, history.to_frame(), settings, len(training), key)
+        _forget(checkpoint)
+    wait_for_everyone()
+
+
+def _forget(checkpoint: Path) -> None:
+    for path in checkpoint.parent.glob(f"{checkpoint.name}*"):
+        path.unlink()
+
+
+def _keep(
+    context: Context,
+    model: str,
+    encoder: Encoder,
+    scaler: TargetScaler,
+    history: pd.DataFrame,
+    settings: TrainingConfig,
+    n_windows: int,
+    key: str,
+) -> None:
+    path = context.model_file(model)
+    task = context.config.inputs.pretrain_task if model == PRETRAINED else None
+    write_tsv(context.summary_file(model, "history", ".tsv", task), history)
+    with atomic_write(path) as temporary:
+        save_encoder(temporary, encoder)
+    write_sidecar(
+        path,
+        step="train",
+        signature=key,
+        Description=f"Brain encoder of condition {model}",
+        Channels=model_channels(context),
+        TargetMean=scaler.mean,
+        TargetScale=scaler.scale,
+        Training=settings,
+        Target=context.config.target,
+        TrainingWindows=n_windows,
+        Simulated=context.plan.simulated,
+    )
+
+
+def load_model(context: Context, model: str) -> TrainedModel:
+    """Load a trained model, or say which step trains it."""
+    step = "pretrain" if model == PRETRAINED else "finetune"
+    path = require_step(context.model_file(model), step)
+    sidecar = read_sidecar(path)
+    return TrainedModel(
+        load_encoder(path, context.device),
+        read_scaler(sidecar),
+        tuple(sidecar["Channels"]),
+        int(sidecar["TrainingWindows"]),
+    )
+
+
+def read_scaler(sidecar: dict[str, Any]) -> TargetScaler:
+    """Return the scaling of targets that a model's sidecar keeps."""
+    return TargetScaler(
+        np.array(sidecar["TargetMean"], dtype=np.float32),
+        np.array(sidecar["TargetScale"], dtype=np.float32),
+    )

@@ -1,0 +1,247 @@
+"""Step ``preprocess``: every planned recording -> a clean, scaled signal at 40 Hz."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bids_speechdecode.bids.derivatives import (
+    atomic_write,
+    fingerprint,
+    signature,
+    write_json,
+    write_sidecar,
+    write_tsv,
+)
+from bids_speechdecode.errors import DataError
+from bids_speechdecode.progress import Advance
+from bids_speechdecode.signals.preprocess import (
+    Preprocessed,
+    preprocess,
+    write_brainvision_header,
+)
+from bids_speechdecode.signals.readers import open_signal
+from bids_speechdecode.steps.context import Context
+from bids_speechdecode.steps.plan import PlannedRecording
+from bids_speechdecode.timeline import Interval, merge_intervals
+
+VERSION = 1
+
+CHANNEL_COLUMNS = {
+    "center": "Median of the training stretches before scaling (V)",
+    "scale": "Interquartile range of the training stretches before scaling (V)",
+    "clamped_fraction": "Fraction of samples that were clamped",
+}
+SELECTION_COLUMNS = {
+    "kept": "Whether the channel is in the preprocessed signal",
+    "reason": "Why the channel was kept or dropped",
+}
+
+
+def preprocess_recording(context: Context, planned: PlannedRecording) -> bool:
+    """Write the preprocessed signal of one recording; return False if it was current.
+
+    Raises
+    ------
+    DataError
+        Nothing usable is in the recording (all channels flat or NaN, file truncated).
+    """
+    eeg = context.recording_file(planned, "preproc", "ieeg", ".eeg")
+    scale_intervals = training_intervals(context, planned)
+    key = _signature(context, planned, scale_intervals)
+    if context.out.is_current(eeg, key):
+        context.progress.skip("preprocess", planned.label, "current")
+        return False
+    reader = open_signal(planned.recording.path, planned.recording.format)
+    with (
+        context.progress.task("preprocess", planned.label, planned.duration) as advance,
+        atomic_write(eeg) as temporary,
+    ):
+        result = preprocess(
+            reader,
+            temporary,
+            montage=planned.montage,
+            rate=context.config.preprocess.rate,
+            highpass=context.config.preprocess.highpass,
+            line_frequency=_line_frequency(context, planned),
+            clamp=context.config.preprocess.clamp,
+            scale_intervals=scale_intervals,
+            on_progress=_increments(advance, planned.duration),
+        )
+        dead = set(result.flat) | set(result.nan)
+        if len(dead) == len(planned.montage.names):
+            raise DataError(
+                "every good channel of this recording is flat or NaN",
+                expected="at least one channel with a signal",
+                found=f"{len(result.flat)} flat and {len(result.nan)} NaN channels",
+                where=planned.recording.path,
+                fix="mark the recording's channels bad, or leave it out with --run-label",
+            )
+    _write_companions(context, planned, eeg, result, key)
+    return True
+
+
+def _increments(advance: Advance, total: float) -> Callable[[float], None]:
+    """Turn 'this fraction is done' into 'so much more is done'."""
+    done = 0.0
+
+    def report(fraction: float) -> None:
+        nonlocal done
+        advance((fraction - done) * total)
+        done = fraction
+
+    return report
+
+
+def training_intervals(context: Context, planned: PlannedRecording) -> list[Interval] | None:
+    """Return the training stretches (recording clock) of a recording that a split cuts.
+
+    None where the whole recording belongs to one split: it is then scaled on itself, as the
+    source paper's team does per file; no label and no other split takes part in that.
+    """
+    mine = [p for p in context.plan.pieces if p.recording == planned.label]
+    splits = {p.split for p in mine}
+    if len(splits) < 2 or "train" not in splits:
+        return None
+    duration = context.config.windows.duration
+    return merge_intervals(
+        Interval(float(p.brain_starts[0]), float(p.brain_starts[-1]) + duration)
+        for p in mine
+        if p.split == "train" and len(p.brain_starts)
+    )
+
+
+def _line_frequency(context: Context, planned: PlannedRecording) -> float | None:
+    return planned.recording.power_line_frequency if context.config.preprocess.notch else None
+
+
+def _signature(
+    context: Context, planned: PlannedRecording, intervals: list[Interval] | None
+) -> str:
+    settings: dict[str, Any] = {
+        **asdict(context.config.preprocess),
+        "montage": planned.montage.names,
+        "line_frequency": _line_frequency(context, planned),
+        "scale_intervals": intervals and [[round(t, 4) for t in i] for i in intervals],
+    }
+    del settings["min_good_fraction"]  # it selects channels later and changes no sample here
+    return signature("preprocess", VERSION, settings, [fingerprint(planned.recording.path)])
+
+
+def _write_companions(
+    context: Context, planned: PlannedRecording, eeg: Path, result: Preprocessed, key: str
+) -> None:
+    """Write header, channels, selection and spectra; the sidecar last, it says 'complete'."""
+    write_brainvision_header(eeg, planned.montage.names, result.rate, result.n_times)
+    channels = context.recording_file(planned, "preproc", "channels", ".tsv")
+    write_tsv(channels, _channels_table(planned, result))
+    write_json(channels.with_suffix(".json"), _describe(CHANNEL_COLUMNS))
+    selected = context.recording_file(planned, "selected", "channels", ".tsv")
+    write_tsv(selected, _selection_table(planned, result))
+    write_json(selected.with_suffix(".json"), _describe(SELECTION_COLUMNS))
+    write_tsv(context.recording_file(planned, "preproc", "spectra", ".tsv"), _spectra(result))
+    _copy_electrodes(context, planned)
+    preprocessing = context.config.preprocess
+    write_sidecar(
+        eeg,
+        step="preprocess",
+        signature=key,
+        Description="Band-limited, decimated, robustly scaled signal; unit: robust z",
+        Sources=[planned.recording.path.name],
+        TaskName=planned.recording.task,
+        SamplingFrequency=result.rate,
+        PowerLineFrequency=planned.recording.power_line_frequency or "n/a",
+        iEEGReference=preprocessing.reference,
+        SoftwareFilters={
+            "highpass": {"cutoff (Hz)": preprocessing.highpass},
+            "antialias": {"below (Hz)": result.rate / 2},
+            "notch": {"at (Hz)": list(result.notches)},
+        },
+        RecordingDuration=result.n_times / result.rate,
+        ScaleIntervals=training_intervals(context, planned) or "whole recording",
+        FlatChannels=result.flat,
+        NaNChannels=result.nan,
+        Gaps=result.gaps,
+        Simulated=context.plan.simulated,
+    )
+
+
+def _describe(columns: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    return {name: {"Description": text} for name, text in columns.items()}
+
+
+def _spectra(result: Preprocessed) -> pd.DataFrame:
+    """Median power over channels before and after, on the union of both frequency axes."""
+    before, after = (
+        pd.DataFrame({"frequency": frequencies, name: power})
+        for name, (frequencies, power) in (
+            ("before", result.spectrum_before),
+            ("after", result.spectrum_after),
+        )
+    )
+    return before.merge(after, how="outer", on="frequency")
+
+
+def _channels_table(planned: PlannedRecording, result: Preprocessed) -> pd.DataFrame:
+    types = {c.name: c.type for c in planned.recording.channels}
+    dead = {**dict.fromkeys(result.flat, "flat"), **dict.fromkeys(result.nan, "NaN")}
+    names = list(planned.montage.names)
+    return pd.DataFrame(
+        {
+            "name": names,
+            "type": [types.get(name, types.get(name.split("-")[0], "SEEG")) for name in names],
+            "units": "n/a",
+            "low_cutoff": result.rate / 2,
+            "high_cutoff": "n/a",
+            "sampling_frequency": result.rate,
+            "status": ["bad" if name in dead else "good" for name in names],
+            "status_description": [dead.get(name, "n/a") for name in names],
+            "center": result.center,
+            "scale": result.scale,
+            "clamped_fraction": np.round(result.clamped_fraction, 6),
+        }
+    )
+
+
+def _selection_table(planned: PlannedRecording, result: Preprocessed) -> pd.DataFrame:
+    """Every channel of the file, kept or dropped, and why."""
+    types = {c.name: (c.type, c.units) for c in planned.recording.channels}
+    reasons = dict(planned.dropped)
+    reasons.update(dict.fromkeys(result.flat, "flat"))
+    reasons.update(dict.fromkeys(result.nan, "NaN"))
+    reasons.update(dict.fromkeys(planned.montage.left_out, "no neighbour for a bipolar pair"))
+    kept = [planned.channel_names[i] for i in planned.kept]
+    rows = [(name, "good brain channel") for name in kept if name not in reasons]
+    return pd.DataFrame(
+        [
+            {
+                "name": name,
+                "type": types.get(name, ("MISC", "n/a"))[0],
+                "units": types.get(name, ("MISC", "n/a"))[1],
+                "low_cutoff": "n/a",
+                "high_cutoff": "n/a",
+                "kept": "false" if name in reasons else "true",
+                "reason": reason,
+            }
+            for name, reason in [*rows, *reasons.items()]
+        ]
+    )
+
+
+def _copy_electrodes(context: Context, planned: PlannedRecording) -> None:
+    """Put electrodes.tsv and coordsystem.json beside the signal, unchanged."""
+    for electrodes in planned.recording.electrodes:
+        for source in (electrodes.electrodes, electrodes.coordsystem):
+            if source is None:
+                continue
+            target = context.out.root / source.relative_to(context.out.source)
+            if not target.exists() or fingerprint(target) != fingerprint(source):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_write(target) as temporary:
+                    shutil.copyfile(source, temporary)

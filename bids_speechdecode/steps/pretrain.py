@@ -1,0 +1,49 @@
+"""Step ``pretrain``: contrastive training of the brain encoder on the ambient recordings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Literal
+
+from bids_speechdecode.decoding.encoder import Encoder, EncoderSpec, build_encoder
+from bids_speechdecode.steps.context import PRETRAINED, Context
+from bids_speechdecode.steps.data import LoadedWindows, load_signal, load_windows
+from bids_speechdecode.steps.models import fit, is_current, model_signature
+from bids_speechdecode.steps.plan import PRETRAIN
+
+
+def pretrain(context: Context) -> None:
+    """Train the encoder on the ambient training files, stopped by the validation files."""
+    config = context.config
+    key = model_signature(
+        context, PRETRAIN, {"encoder": asdict(config.encoder), "training": asdict(config.pretrain)}
+    )
+    if is_current(context, PRETRAINED, key):
+        return
+    store = load_signal(context, PRETRAIN)
+    training = load_windows(context, store, PRETRAIN, "train")
+    validation = load_windows(context, store, PRETRAIN, "val")
+    encoder = new_encoder(context, training)
+    fit(context, PRETRAINED, encoder, (training, validation), config.pretrain, key)
+
+
+def new_encoder(
+    context: Context,
+    loaded: LoadedWindows,
+    kind: Literal["conv", "linear"] = "conv",
+    *,
+    head: bool = False,
+) -> Encoder:
+    """Return an untrained encoder whose output has the shape of the targets."""
+    *n_frames, dimension = loaded.targets.shape[1:]
+    spec = EncoderSpec(
+        kind,
+        n_channels=loaded.signal.shape[1],
+        n_samples=loaded.n_samples,
+        dimension=dimension,
+        n_frames=n_frames[0] if n_frames else None,
+        preset=context.config.encoder.preset,
+        dropout=context.config.encoder.dropout,
+        head=dimension if head else None,
+    )
+    return build_encoder(spec, seed=context.config.run.seed)

@@ -1,0 +1,273 @@
+"""The ordered steps of the participant and group levels, and what happens when one fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from bids_speechdecode.bids.dataset import (
+    Dataset,
+    Recording,
+    list_recordings,
+    open_dataset,
+    require_tasks,
+    select_participants,
+)
+from bids_speechdecode.bids.derivatives import Derivatives, check_output
+from bids_speechdecode.config import Config, Request
+from bids_speechdecode.decoding.distributed import (
+    broadcast,
+    choose_device,
+    is_main_process,
+    n_processes,
+    wait_for_everyone,
+)
+from bids_speechdecode.errors import DataError, MissingInputError, SpeechDecodeError
+from bids_speechdecode.progress import Progress
+from bids_speechdecode.steps.context import Context
+from bids_speechdecode.steps.evaluate import evaluate
+from bids_speechdecode.steps.features import compute_features
+from bids_speechdecode.steps.finetune import finetune
+from bids_speechdecode.steps.group import report_group, show_group, summarise
+from bids_speechdecode.steps.plan import PRETRAIN, ParticipantPlan, plan_participant
+from bids_speechdecode.steps.preprocess import preprocess_recording
+from bids_speechdecode.steps.pretrain import pretrain
+from bids_speechdecode.steps.record import (
+    attach_log,
+    read_left_out,
+    show_plan,
+    show_recordings,
+    start_log,
+    write_plan,
+)
+from bids_speechdecode.steps.report import report_participant
+
+log = logging.getLogger(__name__)
+
+
+def run(request: Request, config: Config, command: str) -> int:
+    """Run the command of `request`; return the exit status.
+
+    Raises
+    ------
+    SpeechDecodeError
+        With its exit status; of several participants that failed, the first one's is returned.
+    """
+    check_output(request.bids_dir, request.output_dir)
+    dataset = open_dataset(request.bids_dir, validate=not config.inputs.skip_bids_validation)
+    out = Derivatives(
+        request.output_dir, source=dataset.root, command=command, simulated=dataset.simulated
+    )
+    if request.level == "group":
+        run_group(dataset, out, request, config, command)
+        return 0
+    participants = select_participants(dataset, request.participants, request.excluded)
+    if not request.dry_run and is_main_process():
+        out.initialise()
+    wait_for_everyone()
+    statuses = [_guarded(dataset, out, p, request, config, command) for p in participants]
+    failed = [p for p, status in zip(participants, statuses, strict=True) if status]
+    if failed:
+        log.error(
+            "%d of %d participants failed: %s",
+            len(failed),
+            len(participants),
+            ", ".join(f"sub-{p}" for p in failed),
+        )
+    return next((status for status in statuses if status), 0)
+
+
+def run_group(
+    dataset: Dataset, out: Derivatives, request: Request, config: Config, command: str
+) -> None:
+    """Run the group level on the derivatives of the participants, or list what it would read.
+
+    Raises
+    ------
+    MissingInputError
+        No participant has results yet.
+    """
+    participants = select_participants(dataset, request.participants, request.excluded)
+    if not out.root.is_dir():
+        raise MissingInputError(
+            "there are no results of the participant level yet",
+            expected="derivatives of at least one participant",
+            where=out.root,
+            fix="run the participant level first",
+        )
+    if request.dry_run:
+        click.echo("the group level would read the results of: " + ", ".join(participants))
+        return
+    if not request.reports_only:
+        summary = summarise(out, participants, config)
+        click.echo(show_group(summary))
+    report_group(out, command)
+
+
+def _guarded(
+    dataset: Dataset,
+    out: Derivatives,
+    participant: str,
+    request: Request,
+    config: Config,
+    command: str,
+) -> int:
+    """Run one participant; a failure is reported and does not stop the others."""
+    try:
+        run_participant(dataset, out, participant, request, config, command)
+    except SpeechDecodeError as error:
+        # Other processes would wait for ever at the next barrier.
+        if request.stop_on_first_crash or n_processes() > 1:
+            raise
+        log.error("sub-%s failed (exit status %d): %s", participant, error.exit_code, error)
+        return error.exit_code
+    return 0
+
+
+def run_participant(
+    dataset: Dataset,
+    out: Derivatives,
+    participant: str,
+    request: Request,
+    config: Config,
+    command: str,
+) -> None:
+    """Run the participant level of one participant, or show what it would do.
+
+    Raises
+    ------
+    SpeechDecodeError
+        When nothing usable is left for one of the needed tasks, or a step fails.
+    """
+    fresh = request.dry_run or "preprocess" in request.steps
+    known = {} if fresh else read_left_out(out, participant)
+    recordings = _list(dataset, participant, request, config)
+    if request.dry_run:
+        click.echo(f"sub-{participant}: {len(recordings)} recordings in the dataset")
+        click.echo(show_recordings(recordings))
+    plan = _plan(dataset, participant, recordings, request, config, known)
+    if request.dry_run:
+        click.echo(show_plan(plan, config))
+        return
+    device = choose_device(config.run.device)
+    work_dir = request.work_dir or out.root / ".work"
+    context = Context(plan, out, config, work_dir, Progress(), device)
+    with _logged(context, command) as log_dir:
+        _run_steps(dataset, request, context, command, log_dir)
+
+
+@contextmanager
+def _logged(context: Context, command: str) -> Iterator[Path | None]:
+    """Keep settings, versions and log lines of this run; only the main process does."""
+    if not is_main_process():
+        yield None
+        return
+    folder = start_log(context, command)
+    handler = attach_log(folder)
+    try:
+        yield folder
+    except SpeechDecodeError as error:
+        log.error("%s", error)
+        raise
+    finally:
+        logging.getLogger("bids_speechdecode").removeHandler(handler)
+        handler.close()
+
+
+def _run_steps(
+    dataset: Dataset, request: Request, context: Context, command: str, log_dir: Path | None
+) -> None:
+    if "preprocess" in request.steps:
+        context = _preprocess(dataset, request, context)
+    if is_main_process():
+        write_plan(context)
+        if "features" in request.steps:
+            compute_features(context)
+    wait_for_everyone()
+    if "pretrain" in request.steps and context.plan.select(PRETRAIN):
+        pretrain(context)
+    if "finetune" in request.steps:
+        finetune(context)
+    if is_main_process():
+        if "evaluate" in request.steps:
+            evaluate(context)
+        if "report" in request.steps:
+            report_participant(context, command, log_dir)
+        _say_how_it_ended(context.plan)
+    wait_for_everyone()
+
+
+def _list(
+    dataset: Dataset, participant: str, request: Request, config: Config
+) -> tuple[Recording, ...]:
+    return list_recordings(
+        dataset,
+        participant,
+        sessions=config.inputs.sessions,
+        runs=config.inputs.runs,
+        filter_file=request.filter_file,
+        database_dir=request.database_dir,
+    )
+
+
+def _plan(
+    dataset: Dataset,
+    participant: str,
+    recordings: Sequence[Recording],
+    request: Request,
+    config: Config,
+    unusable: dict[str, str],
+) -> ParticipantPlan:
+    require_tasks(recordings, config.inputs.finetune_task, "--finetune-task")
+    if config.inputs.pretrain_task != "none":
+        require_tasks(recordings, config.inputs.pretrain_task, "--pretrain-task")
+    return plan_participant(
+        dataset,
+        participant,
+        recordings,
+        config,
+        unusable=unusable,
+        stop_on_first_crash=request.stop_on_first_crash,
+    )
+
+
+def _preprocess(dataset: Dataset, request: Request, context: Context) -> Context:
+    """Preprocess every recording; plan again without those whose samples cannot be used.
+
+    A recording that drops out can move the splits of the others, so the pass is repeated
+    until it finds nothing new; what is current by then is skipped.
+    """
+    unusable: dict[str, str] = {}
+    while True:
+        found = {}
+        if is_main_process():
+            for planned in context.plan.recordings:
+                try:
+                    preprocess_recording(context, planned)
+                except DataError as error:
+                    if request.stop_on_first_crash:
+                        raise
+                    log.warning("%s is left out: %s", planned.label, error)
+                    found[planned.label] = str(error)
+        found = broadcast(found)
+        if not found:
+            return context
+        unusable |= found
+        recordings = _list(dataset, context.participant, request, context.config)
+        plan = _plan(dataset, context.participant, recordings, request, context.config, unusable)
+        context = replace(context, plan=plan)
+
+
+def _say_how_it_ended(plan: ParticipantPlan) -> None:
+    broken = len(plan.errors)
+    log.info(
+        "sub-%s done with %d recordings%s",
+        plan.participant,
+        len(plan.recordings),
+        f"; {broken} left out because they cannot be used (see the report)" if broken else "",
+    )
