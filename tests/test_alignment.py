@@ -331,6 +331,17 @@ def test_no_events_and_audio_that_the_user_names(bench):
     assert "stroy" in bench.error(MissingInputError, None, audio="stroy.wav")
 
 
+def test_named_audio_may_lie_elsewhere(bench, monkeypatch):
+    """A user may keep the audio (often under copyright) outside the dataset and name its path."""
+    bench.audio("podcast.wav", 90)
+    elsewhere = bench.root / "private"
+    elsewhere.mkdir()
+    (bench.stimuli / "podcast.wav").rename(elsewhere / "podcast.wav")
+    monkeypatch.chdir(bench.root)
+    found = bench.align(audio="private/podcast.wav")
+    assert found.segments[0].source.path == elsewhere / "podcast.wav"
+
+
 def test_misc_channel_that_the_user_names(bench):
     """Sound recorded on a channel of type MISC counts only when the user says so."""
     bench.channels = (Channel("DC1", "MISC"),)

@@ -487,3 +487,23 @@ def test_unreadable_sidecar_is_named(tmp_path):
     path.write_text("{")
     with pytest.raises(DataError, match=os.fspath(path)):
         recordings(root)
+
+
+def test_sidecars_that_were_not_downloaded(tmp_path):
+    """Some archives keep even their tables in git-annex; the message is the same."""
+    root = make_dataset(tmp_path, {"sub-01_task-x": ".edf"})
+    path = root / "sub-01" / "ieeg" / "sub-01_task-x_channels.tsv"
+    path.unlink()
+    path.symlink_to("../../.git/annex/objects/xx")
+    with pytest.raises(MissingInputError, match=r"datalad get sub-01_task-x_channels\.tsv"):
+        recordings(root)
+
+
+def test_relative_and_linked_dataset_paths(tmp_path, monkeypatch):
+    """The dataset is one and the same however its path is typed."""
+    root = make_dataset(tmp_path / "data", {"sub-01_task-x": ".edf"})
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(tmp_path)
+    expected = recordings(root)
+    for path in ("data", "link", "data/../data", "./link/"):
+        assert recordings(Path(path)) == expected

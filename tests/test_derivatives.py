@@ -312,7 +312,8 @@ def test_failed_write_leaves_what_was_there(tmp_path):
             names.append(temporary.relative_to(tmp_path).name)
             raise RuntimeError
 
-    pytest.raises(RuntimeError, write_half)
+    with pytest.raises(RuntimeError):
+        write_half()
     assert names[0].startswith(f".{os.getpid()}.")
     assert files_in(tmp_path) == {"x.txt"}
     assert path.read_text() == "old"
@@ -368,7 +369,8 @@ def test_full_disk(tmp_path):
             temporary.symlink_to("/dev/full")
             temporary.write_text("x" * 10_000)
 
-    error = pytest.raises(InputOutputError, write_to_full_disk)
+    with pytest.raises(InputOutputError) as error:
+        write_to_full_disk()
     assert error.value.exit_code == 74
     assert path.read_text() == "old"
     assert files_in(tmp_path) == {"x.txt"}

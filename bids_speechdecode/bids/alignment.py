@@ -383,8 +383,9 @@ def _from_start(
     """Return the audio that the user says starts with the recording."""
     if audio in {channel.name for channel in recording.channels}:
         return _channel_segment(recording, audio, duration, "true")
+    elsewhere = Path(audio).absolute()
     path = stimuli.folder / audio
-    source = stimuli.open(path if path.exists() or not Path(audio).exists() else Path(audio))
+    source = stimuli.open(elsewhere if elsewhere.exists() and not path.exists() else path)
     stop = min(duration, source.duration or 0.0)
     if stop < duration - _SLACK:
         notes.append(f"{source.name} ends {duration - stop:.1f} s before the recording")

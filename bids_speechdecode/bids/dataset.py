@@ -144,6 +144,8 @@ def read_tsv(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     ------
     DataError
         If the file is empty, has a row longer than its header, or a column twice.
+    MissingInputError
+        If its content was not downloaded.
     """
     text, notes = _decode(path)
     lines = csv.reader(io.StringIO(text, newline=None), delimiter="\t")
@@ -168,6 +170,7 @@ def read_tsv(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
 
 
 def _decode(path: Path) -> tuple[str, list[str]]:
+    require_content(path, path.parent)
     data = path.read_bytes()
     notes = []
     if data.startswith(b"\xef\xbb\xbf"):
@@ -204,7 +207,10 @@ def read_json(path: Path) -> dict[str, Any]:
     ------
     DataError
         If the file is not JSON or holds something else than an object.
+    MissingInputError
+        If its content was not downloaded.
     """
+    require_content(path, path.parent)
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -319,7 +325,7 @@ def open_dataset(bids_dir: Path, *, validate: bool = True) -> Dataset:
     InvalidBIDSError
         If `validate` and it is not a raw BIDS dataset with at least one participant.
     """
-    root = Path(bids_dir).absolute()
+    root = Path(bids_dir).resolve()
     if not root.is_dir():
         raise MissingInputError(
             "The dataset folder is absent.", expected="a BIDS dataset", where=root
@@ -533,13 +539,12 @@ def _join(entities: Iterable[tuple[str, str]]) -> str:
 def _recording(root: Path, stem: tuple[Path, tuple], files: Sequence[_File]) -> Recording:
     folder, entities = stem
     bare = folder / f"{_join(entities)}_ieeg"
-    signals = [
-        bare.with_suffix(e) for e in FORMATS if any(f.path == bare.with_suffix(e) for f in files)
-    ]
+    inherited = _inherited(files, bare, entities)
+    own = {f.path.suffix: f.path for f in inherited if f.path.stem == bare.name}
+    signals = [own[extension] for extension in FORMATS if extension in own]
     notes = []
     if len(signals) > 1:
         notes.append(f"{len(signals)} formats of one recording, {signals[0].name} is used")
-    inherited = _inherited(files, bare, entities)
     channels_path = _nearest(inherited, "channels", ".tsv")
     channels, channel_notes = read_channels(channels_path)
     of = dict(entities)
