@@ -133,18 +133,23 @@ def _require_known(name: str, options: Collection[str]) -> None:
 def _take_positionals(parts: _Sorted, missing: int) -> None:
     """Move the missing positional arguments from the end of a list to where they belong."""
     has_level = any(is_level(word) for _, word in parts.positionals[-1:])
-    open_lists = [v for v in parts.lists if has_level or (v.words and is_level(v.words[-1][1]))]
-    if not has_level and not open_lists:
+    if not has_level and not any(is_level(word) for v in parts.lists for _, word in v.words[-1:]):
         return  # the level is nowhere: click says what is missing
-    if len(open_lists) != 1 or len(open_lists[0].words) <= missing:
-        raise _cannot_tell(open_lists or parts.lists)
-    values = open_lists[0]
-    taken = values.words[-missing:]
-    folders = taken if has_level else taken[:-1]
-    if folders and not _is_folder(folders[0][1]):
-        raise _cannot_tell([values])
+    found = [v for v in parts.lists if _holds_positionals(v, missing, has_level)]
+    if len(found) != 1:
+        raise _cannot_tell(parts.lists)
+    values = found[0]
+    parts.positionals += values.words[-missing:]
     parts.lists[parts.lists.index(values)] = _Values(values.option, values.words[:-missing])
-    parts.positionals += taken
+
+
+def _holds_positionals(values: _Values, missing: int, has_level: bool) -> bool:
+    """Return whether the missing arguments can be at the end of a list, after a value."""
+    words = [word for _, word in values.words]
+    if len(words) <= missing or not (has_level or is_level(words[-1])):
+        return False
+    folders = words[-missing:] if has_level else words[-missing:-1]
+    return not folders or _is_folder(folders[0])
 
 
 def is_level(word: str) -> bool:
@@ -153,7 +158,8 @@ def is_level(word: str) -> bool:
 
 
 def _is_folder(word: str) -> bool:
-    return os.sep in word or word in (".", "..") or Path(word).is_dir()
+    path = Path(word)
+    return path.is_dir() or (os.sep in word and not path.is_file())
 
 
 def _cannot_tell(lists: Sequence[_Values]) -> UsageError:

@@ -6,6 +6,7 @@ Defaults that the source paper states are marked ``[P]``; every other default is
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -269,6 +270,7 @@ def settings() -> dict[str, Any]:
     }
 
 
+@functools.cache  # --help asks for every setting
 def _hints(section: str) -> dict[str, Any]:
     kind = typing.get_type_hints(Config)[section]
     return typing.get_type_hints(kind, include_extras=True)
