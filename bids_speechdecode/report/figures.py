@@ -1,0 +1,455 @@
+"""Figures of the reports: tables and arrays in, matplotlib figures out; no file is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+Key = tuple[str, str]  # condition, audio version
+
+MINUS = "\N{MINUS SIGN}"
+
+# Okabe & Ito's palette, which stays legible for colour-blind readers and in grey print; the
+# markers carry the same information a second time.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#6B6B6B"
+
+CONDITION_TO_LABEL = {
+    "backward": "Backward ridge",
+    "linear": "Linear encoder",
+    "taskonly": "Task only",
+    "zeroshot": "Zero-shot",
+    "frozen": "Finetuned, frozen encoder",
+    "finetuned": "Pretrained + finetuned",
+    "pretrained": "Pretraining task",
+}
+CONDITION_TO_COLOR = {
+    "backward": BLACK,
+    "linear": ORANGE,
+    "taskonly": SKY,
+    "zeroshot": PURPLE,
+    "frozen": GREEN,
+    "finetuned": VERMILION,
+    "pretrained": BLUE,
+}
+CONDITION_TO_MARKER = {
+    "backward": "s",
+    "linear": "^",
+    "taskonly": "D",
+    "zeroshot": "v",
+    "frozen": "P",
+    "finetuned": "o",
+    "pretrained": "X",
+}
+CHANCE = 0.5
+WIDTH = 7.0  # inches: two columns of a journal page
+STYLE: dict[str, Any] = {
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["Arial", "Helvetica", "Liberation Sans", "DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "figure.constrained_layout.use": True,
+}
+
+
+def plain(text: str) -> str:
+    """Return `text` so that matplotlib draws it literally (a dollar sign opens no formula)."""
+    return str(text).replace("$", r"\$")
+
+
+def condition_label(condition: str, audio: str = "true") -> str:
+    """Return the words for a condition, naming the audio where it is not the true file."""
+    label = CONDITION_TO_LABEL.get(condition, condition)
+    return label if audio == "true" or condition == "pretrained" else f"{label} ({audio} audio)"
+
+
+def condition_order(condition: str) -> int:
+    """Return the place of a condition in tables and figures: simple ones first, unknown last."""
+    known = list(CONDITION_TO_LABEL)
+    return known.index(condition) if condition in known else len(known)
+
+
+def _color(condition: str) -> str:
+    return CONDITION_TO_COLOR.get(condition, GREY)
+
+
+def _marker(condition: str, audio: str = "true") -> dict[str, Any]:
+    """Return marker style: filled for the true audio, hollow for what the room heard."""
+    face = "white" if audio == "ambient" and condition != "pretrained" else _color(condition)
+    return {
+        "marker": CONDITION_TO_MARKER.get(condition, "o"),
+        "color": _color(condition),
+        "markerfacecolor": face,
+    }
+
+
+def _figure(height: float) -> Figure:
+    return Figure(figsize=(WIDTH, height))
+
+
+def _grid(n: int, height: float, n_columns: int = 3) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `n` small panels that share both axes."""
+    columns = min(n, n_columns)
+    rows = -(-n // columns)
+    figure = Figure(figsize=(WIDTH * columns / n_columns, height * rows + 0.35))
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for spare in axes[n:]:
+        spare.set_visible(False)
+        # The panel above an empty place is the last of its column and keeps its tick labels.
+    for above in axes[max(n - columns, 0) : n]:
+        above.tick_params(labelbottom=True)
+    return figure, list(axes[:n])
+
+
+@matplotlib.rc_context(STYLE)
+def condition_ranks(table: pd.DataFrame) -> Figure:
+    """Draw the mean relative rank of every condition with its interval and its null.
+
+    Parameters
+    ----------
+    table : data frame
+        Columns condition, audio, relative_rank, ci_low, ci_high, and null_shift_low,
+        null_shift_high where there is a null; ranks are fractions (0 best, 0.5 chance).
+    """
+    figure = _figure(0.9 + 0.34 * len(table))
+    axes = figure.subplots()
+    for y, row in enumerate(table.to_dict("records")):
+        condition, audio = str(row["condition"]), str(row["audio"])
+        if np.isfinite(row.get("null_shift_low", np.nan)):
+            width = row["null_shift_high"] - row["null_shift_low"]
+            axes.barh(y, width, 0.62, left=row["null_shift_low"], color="#DCDCDC", zorder=1)
+        color = _color(condition)
+        axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=color, linewidth=2, zorder=3)
+        axes.plot(row["relative_rank"], y, markersize=7, zorder=4, **_marker(condition, audio))
+    labels = [
+        condition_label(c, a) for c, a in zip(table["condition"], table["audio"], strict=True)
+    ]
+    axes.set_yticks(range(len(table)), [plain(label) for label in labels])
+    axes.set_ylim(len(table) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.axvline(CHANCE, color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9, zorder=2)
+    axes.set_xlim(0, max(0.62, float(np.nanmax(table["ci_high"])) + 0.04))
+    axes.set_xlabel("Mean relative rank (0 = best, 0.5 = chance)")
+    handles = [
+        Line2D([], [], color=GREY, marker="o", linewidth=2, label="mean and confidence interval"),
+        Patch(color="#DCDCDC", label="null (time-shifted pairing)"),
+        Line2D([], [], color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9, label="chance"),
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=3)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def rank_histograms(ranks: Mapping[Key, np.ndarray]) -> Figure:
+    """Draw how the relative ranks of the test windows are distributed, against chance.
+
+    Parameters
+    ----------
+    ranks : mapping of (condition, audio) to array, shape (n_windows,)
+        Relative rank of each window, 0 best; chance is flat.
+    """
+    bins = np.linspace(0, 1, 21)
+    figure, panels = _grid(len(ranks), 1.55)
+    for axes, ((condition, audio), values) in zip(panels, ranks.items(), strict=True):
+        finite = values[np.isfinite(values)]
+        weights = np.full(len(finite), 100 / max(len(finite), 1))
+        axes.hist(finite, bins=bins, weights=weights, color=_color(condition), alpha=0.85)
+        axes.axhline(100 / (len(bins) - 1), color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9)
+        axes.set_title(plain(condition_label(condition, audio)))
+        label = f"{len(finite)} windows"
+        axes.text(0.97, 0.95, label, transform=axes.transAxes, ha="right", va="top", fontsize=8)
+        axes.set_xlim(0, 1)
+    figure.supxlabel("Relative rank of the true sound (dashed: chance)", fontsize=9)
+    figure.supylabel("Test windows (%)", fontsize=9)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def null_distributions(
+    draws: Mapping[Key, tuple[np.ndarray, np.ndarray]], observed: Mapping[Key, float]
+) -> Figure:
+    """Draw the mean rank under time-shifted and shuffled pairing beside the observed one.
+
+    Parameters
+    ----------
+    draws : mapping of (condition, audio) to (shifted, shuffled)
+        Mean relative rank of each permutation; either may be empty.
+    observed : mapping of (condition, audio) to float
+        Mean relative rank with the true pairing.
+    """
+    everything = [d for pair in draws.values() for d in pair] + [np.array(list(observed.values()))]
+    values = np.concatenate(everything)
+    low, high = np.nanmin(values), np.nanmax(values)
+    bins = np.linspace(low - 0.01, high + 0.01, 61)
+    figure, panels = _grid(len(draws), 1.55)
+    for axes, (key, (shifted, shuffled)) in zip(panels, draws.items(), strict=True):
+        for null, color, style in ((shifted, GREY, {}), (shuffled, BLACK, {"linewidth": 1})):
+            weights = np.full(len(null), 100 / max(len(null), 1))
+            kind: Any = "step" if style else "stepfilled"
+            alpha = 1.0 if style else 0.5
+            axes.hist(null, bins, weights=weights, color=color, alpha=alpha, histtype=kind, **style)
+        if key in observed:
+            axes.axvline(observed[key], color=_color(key[0]), linewidth=2.2)
+        axes.set_title(plain(condition_label(*key)))
+    handles = [
+        Patch(color=GREY, alpha=0.5, label="null: time-shifted pairing"),
+        Patch(edgecolor=BLACK, facecolor="none", label="null: shuffled pairing"),
+        Line2D([], [], color=VERMILION, linewidth=2.2, label="observed (condition's colour)"),
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=3)
+    figure.supxlabel("Mean relative rank (0 = best, 0.5 = chance)", fontsize=9)
+    figure.supylabel("Permutations (%)", fontsize=9)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw loss and validation rank over the epochs of every model.
+
+    Parameters
+    ----------
+    histories : mapping of model to data frame
+        Columns epoch, train_loss, val_loss (nats) and val_rank (0 best, 0.5 chance).
+    """
+    figure = _figure(2.9)
+    loss, rank = figure.subplots(1, 2)
+    for model, history in histories.items():
+        color, epochs = _color(model), history["epoch"]
+        few = {"marker": "."} if len(history) < 3 else {}
+        loss.plot(epochs, history["train_loss"], color=color, **few)
+        loss.plot(epochs, history["val_loss"], color=color, linestyle=(0, (3, 1.5)), **few)
+        rank.plot(epochs, history["val_rank"], color=color, **few)
+        if history["val_rank"].notna().any():
+            best = history.loc[history["val_rank"].idxmin()]
+            rank.plot(best["epoch"], best["val_rank"], markersize=6, **_marker(model))
+    rank.axhline(CHANCE, color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9)
+    loss.set(xlabel="Epoch", ylabel="Contrastive loss (nats)", title="Loss")
+    rank.set(xlabel="Epoch", ylabel="Mean relative rank", title="Validation rank")
+    for axes in (loss, rank):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    loss.legend(
+        handles=[
+            Line2D([], [], color=GREY, label="training"),
+            Line2D([], [], color=GREY, linestyle=(0, (3, 1.5)), label="validation"),
+        ]
+    )
+    models = [Line2D([], [], label=plain(condition_label(m)), **_marker(m)) for m in histories]
+    figure.legend(handles=models, loc="outside lower center", ncols=min(len(models), 5))
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def power_spectra(spectra: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
+    """Draw the power spectra of all recordings before and after preprocessing.
+
+    Parameters
+    ----------
+    spectra : sequence of (task, data frame)
+        One per recording: columns frequency (hertz), before (V^2/Hz) and after (robust z^2/Hz),
+        each the median over the channels kept.
+    """
+    figure = _figure(2.9)
+    panels = figure.subplots(1, 2)
+    tasks = list(dict.fromkeys(task for task, _ in spectra))
+    colors = dict(
+        zip(tasks, [BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY] * len(tasks), strict=False)
+    )
+    for axes, column in zip(panels, ("before", "after"), strict=True):
+        for task, table in spectra:
+            shown = table[(table["frequency"] > 0) & (table[column] > 0)]
+            axes.loglog(shown["frequency"], shown[column], color=colors[task], lw=0.9, alpha=0.7)
+        axes.set_xlabel("Frequency (Hz)")
+    panels[0].set(title="Before: as recorded", ylabel="Power (V²/Hz)")
+    panels[1].set(title="After: preprocessed", ylabel="Power (robust z²/Hz)")
+    handles = [Line2D([], [], color=colors[task], label=plain(f"task {task}")) for task in tasks]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(tasks), 4))
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def aligned_audio(recordings: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw which stretches of each recording have sound aligned to them.
+
+    Parameters
+    ----------
+    recordings : sequence of mappings
+        As in the plan: label, duration (seconds), split, and alignment, a list of mappings with
+        start and stop (seconds on the recording's clock) and version ("true" or "ambient").
+    """
+    longest = max(float(r.get("duration") or 0) for r in recordings)
+    scale, unit = (3600, "h") if longest > 2 * 3600 else (60, "min") if longest > 120 else (1, "s")
+    figure = _figure(0.9 + 0.26 * len(recordings))
+    axes = figure.subplots()
+    version_to_place = {"true": (VERMILION, -0.3), "ambient": (BLUE, 0.0)}
+    for y, recording in enumerate(recordings):
+        duration = float(recording.get("duration") or 0) / scale
+        axes.barh(y, duration, 0.66, color="#E4E4E4", zorder=1)
+        for segment in recording.get("alignment", []):
+            color, offset = version_to_place.get(str(segment.get("version")), (GREY, -0.15))
+            start, stop = float(segment["start"]) / scale, float(segment["stop"]) / scale
+            axes.barh(y + offset + 0.15, stop - start, 0.26, left=start, color=color, zorder=2)
+    axes.set_yticks(range(len(recordings)), [plain(str(r.get("label", "?"))) for r in recordings])
+    axes.set_ylim(len(recordings) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(f"Time on the recording's clock ({unit})")
+    handles = [
+        Patch(color="#E4E4E4", label="recorded"),
+        Patch(color=VERMILION, label="true audio"),
+        Patch(color=BLUE, label="ambient audio"),
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=3)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def electrode_positions(contacts: pd.DataFrame, space: str) -> Figure:
+    """Draw the contacts from the left, from behind and from above.
+
+    Parameters
+    ----------
+    contacts : data frame
+        Columns x, y, z (mm) and used (bool).
+    space : str
+        Name of the coordinate system.
+    """
+    figure = _figure(2.9)
+    views = (("y", "z", "Sagittal"), ("x", "z", "Coronal"), ("x", "y", "Axial"))
+    for axes, (across, up, title) in zip(figure.subplots(1, 3), views, strict=True):
+        for used, color, marker, size in ((False, GREY, "x", 10), (True, BLUE, "o", 14)):
+            part = contacts[contacts["used"] == used]
+            axes.scatter(part[across], part[up], s=size, c=color, marker=marker, linewidths=0.8)
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.set(xlabel=f"{across} (mm)", ylabel=f"{up} (mm)", title=title)
+    handles = [
+        Line2D([], [], color=BLUE, marker="o", linestyle="none", label="used"),
+        Line2D([], [], color=GREY, marker="x", linestyle="none", label="not used"),
+    ]
+    title = plain(f"coordinates: {space}")
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=2, title=title, title_fontsize=8
+    )
+    return figure
+
+
+def _participant_markers(participants: Sequence[str]) -> dict[str, float]:
+    """Return a sideways shift per participant, so that equal values stay visible."""
+    shifts = np.linspace(-0.16, 0.16, len(participants)) if len(participants) > 1 else [0.0]
+    return dict(zip(participants, map(float, shifts), strict=True))
+
+
+@matplotlib.rc_context(STYLE)
+def group_ranks(participants: pd.DataFrame, group: pd.DataFrame) -> Figure:
+    """Draw every participant's rank in every condition, with the mean over participants.
+
+    Parameters
+    ----------
+    participants : data frame
+        Columns participant, condition, audio, relative_rank.
+    group : data frame
+        Columns condition, audio, mean_rank, ci_low, ci_high; one row per place on the axis.
+    """
+    figure = _figure(3.6)
+    axes = figure.subplots()
+    shift = _participant_markers(sorted(participants["participant"].unique()))
+    keys = list(zip(group["condition"], group["audio"], strict=True))
+    wide = participants.set_index(["participant", "condition", "audio"])["relative_rank"]
+    for name, offset in shift.items():
+        ranks = [float(wide.get((name, *key), np.nan)) for key in keys]
+        places = np.arange(len(keys)) + offset
+        axes.plot(places, ranks, color="#BDBDBD", linewidth=0.7, zorder=1)
+        for x, rank, (condition, audio) in zip(places, ranks, keys, strict=True):
+            style = _marker(condition, audio)
+            axes.plot(x, rank, markersize=4.5, alpha=0.8, zorder=2, linestyle="none", **style)
+    for x, row in enumerate(group.to_dict("records")):
+        axes.plot([x - 0.28, x + 0.28], [row["mean_rank"]] * 2, color=BLACK, linewidth=2, zorder=4)
+        axes.plot([x, x], [row["ci_low"], row["ci_high"]], color=BLACK, linewidth=1, zorder=3)
+    axes.axhline(CHANCE, color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9, zorder=0)
+    axes.text(len(keys) - 0.45, CHANCE, "chance", ha="right", va="bottom", fontsize=8)
+    axes.set_xticks(range(len(keys)), [_wrapped(condition_label(*key)) for key in keys])
+    axes.set_xlim(-0.55, len(keys) - 0.45)
+    top = float(np.nanmax([CHANCE, *participants["relative_rank"], *group["ci_high"].dropna()]))
+    axes.set_ylim(0, top + 0.05)
+    axes.set_ylabel("Mean relative rank (0 = best)")
+    return figure
+
+
+def _wrapped(label: str) -> str:
+    """Return `label` over several lines, narrow enough for a column of the figure."""
+    words, lines = label.split(" "), [""]
+    for word in words:
+        joined = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], joined] if len(joined) <= 12 else [*lines, word]
+    return plain("\n".join(line for line in lines if line))
+
+
+@matplotlib.rc_context(STYLE)
+def group_contrasts(participants: pd.DataFrame, group: pd.DataFrame) -> Figure:
+    """Draw the difference between conditions, per participant and on average.
+
+    Parameters
+    ----------
+    participants : data frame
+        Columns participant, contrast, audio, difference, ci_low, ci_high (relative rank).
+    group : data frame
+        Columns contrast, audio, difference, ci_low, ci_high; one row per place on the axis.
+    """
+    figure = _figure(1.0 + 0.5 * len(group))
+    axes = figure.subplots()
+    shift = _participant_markers(sorted(participants["participant"].unique()))
+    for y, row in enumerate(group.to_dict("records")):
+        same = (participants["contrast"] == row["contrast"]) & (
+            participants["audio"] == row["audio"]
+        )
+        for own in participants[same].to_dict("records"):
+            place = y + shift[own["participant"]]
+            axes.plot([own["ci_low"], own["ci_high"]], [place] * 2, color="#A8A8A8", linewidth=1)
+            axes.plot(own["difference"], place, "o", color=GREY, markersize=4)
+        axes.plot([row["difference"]] * 2, [y - 0.3, y + 0.3], color=BLACK, linewidth=2.2, zorder=4)
+    axes.axvline(0, color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9)
+    labels = [contrast_label(c, a) for c, a in zip(group["contrast"], group["audio"], strict=True)]
+    axes.set_yticks(range(len(group)), [plain(label) for label in labels])
+    axes.set_ylim(len(group) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("Difference in mean relative rank (negative: the first is better)")
+    handles = [
+        Line2D([], [], color=GREY, marker="o", linewidth=1, label="participant, with interval"),
+        Line2D([], [], color=BLACK, linewidth=2.2, label="mean over participants"),
+        Line2D([], [], color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9, label="no difference"),
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=3)
+    return figure
+
+
+def contrast_label(contrast: str, audio: str = "true") -> str:
+    """Return the words for a contrast such as ``finetuned-taskonly``."""
+    first, _, second = contrast.partition("-")
+    label = f"{condition_label(first)} {MINUS} {condition_label(second)}" if second else contrast
+    return label if audio == "true" else f"{label} ({audio} audio)"
+
+
+def mark_simulated(figure: Figure) -> Figure:
+    """Write on the figure itself that its data are simulated, and return it."""
+    figure.text(0.004, 0.996, "simulated data", ha="left", va="top", fontsize=7, color=VERMILION)
+    return figure

@@ -1,0 +1,307 @@
+"""The group's report, assembled from the group tables on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bids_speechdecode.bids.derivatives import write_text
+from bids_speechdecode.report import figures, methods
+from bids_speechdecode.report.figures import condition_label, contrast_label
+from bids_speechdecode.report.page import (
+    DASH,
+    Missing,
+    Picture,
+    Table,
+    add_picture,
+    count,
+    entity,
+    interval,
+    is_simulated,
+    make_table,
+    number,
+    only_finite,
+    p_value,
+    read_object,
+    read_table,
+    render,
+    tolerate,
+)
+from bids_speechdecode.report.participant import latest_log
+
+GROUP_COLUMNS = ["n_participants", "ci_low", "ci_high", "p", "p_min", "n_better", "conclusion"]
+CONDITION_COLUMNS = ["condition", "audio", "task", "mean_rank", *GROUP_COLUMNS]
+CONTRAST_COLUMNS = ["contrast", "audio", "difference", *GROUP_COLUMNS]
+PARTICIPANT_COLUMNS = [
+    "participant",
+    "condition",
+    "audio",
+    "task",
+    "relative_rank",
+    "ci_low",
+    "ci_high",
+    "p_shift",
+    "n_train_windows",
+    "n_test_windows",
+    "target",
+    "simulated",
+]
+OWN_CONTRAST_COLUMNS = ["participant", "contrast", "audio", "difference", "ci_low", "ci_high", "p"]
+
+
+@dataclass(frozen=True)
+class TaskResults:
+    """The group tables of one task."""
+
+    task: str
+    conditions: pd.DataFrame
+    contrasts: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class GroupResults:
+    """Everything on disk about the group; what is absent is empty."""
+
+    tasks: tuple[TaskResults, ...]
+    participants: pd.DataFrame
+    participant_contrasts: pd.DataFrame
+    left_out: tuple[tuple[str, str], ...]
+    settings: methods.Settings | None
+
+
+def write_group_report(root: Path, *, command: str) -> Path:
+    """Write ``group.html`` and its figures from the group tables under `root`.
+
+    Parameters
+    ----------
+    root : path
+        The derivative dataset.
+    command : str
+        The command that was typed.
+
+    Returns
+    -------
+    path
+        The report. Tables that are not on disk are named in it, with the step that makes them.
+    """
+    results = read_group(root)
+    report = root / "group.html"
+    simulated = is_simulated(root) or _any_true(results.participants["simulated"])
+    html = render(
+        "group.html",
+        title="Group",
+        simulated=simulated,
+        command=command,
+        missing=find_missing(results).items,
+        summary=summarise(results),
+        tasks=[_task_page(report, task, results, simulated) for task in results.tasks],
+        participants=participant_table(root, results),
+        links=_report_links(root, results),
+        left_out=make_table(["What", "Why"], results.left_out),
+        settings=results.settings,
+        choice_table=methods.choice_table(results.settings) if results.settings else None,
+        cited=methods.cited_references(results.settings) if results.settings else {},
+    )
+    write_text(report, html)
+    return report
+
+
+def read_group(root: Path) -> GroupResults:
+    """Read the group tables, and which participants are not in them."""
+    paths = sorted(root.glob("group_task-*_desc-conditions_scores.tsv"))
+    tasks = tuple(
+        TaskResults(
+            entity(path, "task"),
+            _sorted(only_finite(_read(path, CONDITION_COLUMNS), "mean_rank")),
+            _read(path.with_name(path.name.replace("conditions", "contrasts")), CONTRAST_COLUMNS),
+        )
+        for path in paths
+    )
+    participants = _read(root / "group_desc-participants_scores.tsv", PARTICIPANT_COLUMNS)
+    return GroupResults(
+        tasks,
+        participants,
+        _read(root / "group_desc-participantContrasts_scores.tsv", OWN_CONTRAST_COLUMNS),
+        tuple(_find_left_out(root, participants)),
+        _common_settings(root, participants),
+    )
+
+
+def _read(path: Path, columns: list[str]) -> pd.DataFrame:
+    return tolerate(read_table(path), columns) if path.is_file() else pd.DataFrame(columns=columns)
+
+
+def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows in the order of the participants' reports."""
+    order = table["condition"].map(figures.condition_order)
+    place = (table["condition"] == "pretrained") * 1000 + (table["audio"] != "true") * 100 + order
+    return table.iloc[place.argsort(kind="stable")].reset_index(drop=True)
+
+
+def _find_left_out(root: Path, participants: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return what the tables say is left out, and folders of participants that they lack."""
+    sidecar = read_object(root / "group_desc-participants_scores.json")
+    found = [(str(item.get("what")), str(item.get("why"))) for item in sidecar.get("LeftOut", [])]
+    named = {what for what, _ in found} | set(participants["participant"].astype(str))
+    folders = sorted(path.name for path in root.glob("sub-*") if path.is_dir())
+    return found + [
+        (folder, "has a folder but is not in the group tables: run the group level again")
+        for folder in folders
+        if folder not in named
+    ]
+
+
+def _common_settings(root: Path, participants: pd.DataFrame) -> methods.Settings | None:
+    """Return the settings of the participants' latest runs, if all of them agree."""
+    found = []
+    for name in sorted(participants["participant"].astype(str).unique()):
+        log = latest_log(root / name)
+        if log and (log / "config.toml").is_file():
+            found.append(methods.read_settings(log / "config.toml"))
+    for settings in found:
+        settings.pop("run", None)  # device and cores may differ without changing the method
+    return found[0] if found and all(settings == found[0] for settings in found) else None
+
+
+def _any_true(column: pd.Series) -> bool:
+    return bool((column.astype(str).str.lower() == "true").any())
+
+
+def find_missing(results: GroupResults) -> Missing:
+    """Name every table that is not on disk."""
+    missing = Missing()
+    if not results.tasks:
+        missing.add("conditions", "group table of conditions", "group level")
+    if all(task.contrasts.empty for task in results.tasks):
+        missing.add("contrasts", "group table of contrasts", "group level")
+    if results.participants.empty:
+        missing.add("participants", "table of participants", "group level")
+    return missing
+
+
+def summarise(results: GroupResults) -> list[str]:
+    """Return the result in plain sentences: the finetuned condition and the main contrast."""
+    sentences = []
+    n = results.participants["participant"].nunique()
+    for task in results.tasks:
+        own = task.conditions[task.conditions["condition"] != "pretrained"]
+        if own.empty:
+            continue
+        own = own[own["audio"] == "true"] if (own["audio"] == "true").any() else own
+        best = own.loc[own["mean_rank"].astype(float).idxmin()]
+        sentences.append(
+            f"Task {task.task}, {n} participant{'s' if n != 1 else ''}: the best condition was "
+            f"“{condition_label(str(best['condition']), str(best['audio']))}”, with a mean "
+            f"relative rank of {number(best['mean_rank'])} (chance 0.500, best 0)."
+        )
+        sentences += _conclusions(best)
+        main = task.contrasts[task.contrasts["contrast"] == "finetuned-taskonly"]
+        for _, row in main[main["audio"] == best["audio"]].iterrows():
+            sentences.append(
+                f"Pretraining changed the mean rank by {number(row['difference'])} compared with "
+                "the task data alone (negative: better)."
+            )
+            sentences += _conclusions(row)
+    return sentences or ["There is no result yet: the group level has not written any tables."]
+
+
+def _conclusions(row: pd.Series) -> list[str]:
+    text = "" if pd.isna(row["conclusion"]) else str(row["conclusion"]).strip()
+    if not text:
+        return []
+    return [text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")]
+
+
+# ---------------------------------------------------------------------------- tables
+
+
+def participant_table(root: Path, results: GroupResults) -> Table:
+    """Return one row per participant: the rank in every task condition with the true audio."""
+    rows = results.participants[results.participants["condition"] != "pretrained"]
+    rows = rows[rows["audio"] == "true"] if (rows["audio"] == "true").any() else rows
+    conditions = sorted(rows["condition"].unique(), key=figures.condition_order)
+    body = []
+    for name, own in rows.groupby("participant", sort=True):
+        ranks = own.drop_duplicates("condition").set_index("condition")["relative_rank"]
+        cells = (number(ranks.get(condition)) for condition in conditions)
+        body.append((str(name), count(own["n_test_windows"].max()), *cells))
+    columns = ["Participant", "Test windows", *(condition_label(c) for c in conditions)]
+    return make_table(columns, body, columns[1:])
+
+
+def _report_links(root: Path, results: GroupResults) -> list[str]:
+    """Return the participants' reports that lie beside the group's."""
+    names = sorted(results.participants["participant"].astype(str).unique())
+    return [f"{name}.html" for name in names if (root / f"{name}.html").is_file()]
+
+
+def _test_table(table: pd.DataFrame, what: str, value: str, labels: list[str]) -> Table:
+    columns = [what, "n", value, "95% CI", "p", "Smallest possible p", "Alone", "Conclusion"]
+    rows = [
+        (
+            label,
+            count(row["n_participants"]),
+            number(row["mean_rank"] if "mean_rank" in row else row["difference"]),
+            interval(row["ci_low"], row["ci_high"]),
+            p_value(row["p"]),
+            p_value(row["p_min"]),
+            f"{count(row['n_better'])} of {count(row['n_participants'])}",
+            DASH if pd.isna(row["conclusion"]) else str(row["conclusion"]),
+        )
+        for label, row in zip(labels, table.to_dict("records"), strict=True)
+    ]
+    return make_table(columns, rows, columns[1:7])
+
+
+def _task_page(
+    report: Path, task: TaskResults, results: GroupResults, simulated: bool
+) -> Mapping[str, Any]:
+    """Return the tables and figures of one task."""
+    conditions, contrasts = task.conditions, task.contrasts
+    condition_labels = [
+        condition_label(str(c), str(a))
+        for c, a in zip(conditions["condition"], conditions["audio"], strict=True)
+    ]
+    contrast_labels = [
+        contrast_label(str(c), str(a))
+        for c, a in zip(contrasts["contrast"], contrasts["audio"], strict=True)
+    ]
+    return {
+        "task": task.task,
+        "conditions": _test_table(conditions, "Condition", "Mean rank", condition_labels),
+        "contrasts": _test_table(contrasts, "Contrast", "Difference", contrast_labels),
+        "pictures": _draw(report, task, results, simulated),
+    }
+
+
+def _draw(
+    report: Path, task: TaskResults, results: GroupResults, simulated: bool
+) -> dict[str, Picture]:
+    drawn = {}
+    if len(task.conditions) and len(results.participants):
+        shown = results.participants
+        drawn["conditions"] = figures.group_ranks(shown, task.conditions)
+    if len(task.contrasts):
+        own = results.participant_contrasts
+        if "task" in own:
+            own = own[own["task"].astype(str) == task.task]
+        drawn["contrasts"] = figures.group_contrasts(own, task.contrasts)
+    titles = {
+        "conditions": "Mean relative rank of every participant in every condition",
+        "contrasts": "Differences between conditions in every participant",
+    }
+    return {
+        name: add_picture(
+            report,
+            report.parent / "figures",
+            f"group_task-{task.task}_desc-{name}",
+            figure,
+            titles[name],
+            simulated,
+        )
+        for name, figure in drawn.items()
+    }

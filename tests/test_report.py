@@ -1,0 +1,560 @@
+"""The reports: complete, self-contained, escaped, honest about what is missing, reproducible."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bids_speechdecode.report import figures, methods
+from bids_speechdecode.report.group import write_group_report
+from bids_speechdecode.report.page import clock, interval, number, p_phrase
+from bids_speechdecode.report.participant import list_messages, write_participant_report
+
+HOSTILE = "<script>alert(1)</script>"
+COMMAND = "bids_speechdecode /data /out participant --participant-label 01 --target mel"
+CONDITION_TO_RANK = {
+    "backward": 0.36,
+    "linear": 0.33,
+    "taskonly": 0.30,
+    "zeroshot": 0.41,
+    "frozen": 0.25,
+    "finetuned": 0.19,
+}
+CONTRASTS = ("finetuned-taskonly", "finetuned-zeroshot", "finetuned-linear", "taskonly-backward")
+
+
+# ------------------------------------------------------------------- fixture: invented numbers
+
+
+def _write_tsv(path: Path, rows: list[dict[str, object]] | pd.DataFrame) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(path, sep="\t", index=False, na_rep="n/a")
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1))
+
+
+def _score_row(condition: str, audio: str, rank: float, n_test: int = 240) -> dict[str, object]:
+    return {
+        "condition": condition,
+        "audio": audio,
+        "task": "ambient" if condition == "pretrained" else "audiobook",
+        "n_train_windows": 9120 if condition in ("pretrained", "zeroshot") else 840,
+        "n_test_windows": n_test,
+        "n_blocks": 24,
+        "relative_rank": rank,
+        "ci_low": rank - 0.034,
+        "ci_high": rank + 0.037,
+        "p_shift": 0.0005 if rank < 0.4 else 0.0125,
+        "p_shuffle": 0.0005,
+        "top1": 0.04,
+        "top5": 0.14,
+        "top10": 0.23,
+        "null_shift_rank": 0.501,
+        "null_shift_low": 0.452,
+        "null_shift_high": 0.549,
+        "null_shuffle_rank": 0.5,
+        "null_shuffle_low": 0.463,
+        "null_shuffle_high": 0.536,
+        "target": "mel",
+        "pooling": "mean",
+        "simulated": "true",
+    }
+
+
+def _fixture_scores(folder: Path, name: str, shift: float) -> list[dict[str, object]]:
+    """Write score tables, ranks per window and null draws; return the rows of conditions."""
+    rng = np.random.default_rng(int(name[-2:]))
+    rows = []
+    keys = [(c, a) for a in ("true", "ambient") for c in CONDITION_TO_RANK]
+    for condition, audio in [*keys, ("pretrained", "ambient")]:
+        mean = CONDITION_TO_RANK.get(condition, 0.22) + shift + 0.04 * (audio == "ambient")
+        row = _score_row(condition, audio, round(mean, 4))
+        rows.append(row)
+        room = audio == "ambient" and condition != "pretrained"
+        desc = f"{condition}Ambient" if room else condition
+        stem = f"{name}_task-{row['task']}"
+        draws = {
+            f"null_{kind}_draws": rng.normal(0.5, width, 500).round(6).tolist()
+            for kind, width in (("shift", 0.025), ("shuffle", 0.019))
+        }
+        _write_json(folder / f"{stem}_desc-{desc}_scores.json", {**row, **draws})
+        ranks = rng.beta(1.0, 1 / mean - 1, 240)
+        onsets = 3.0 * np.arange(240)
+        events = pd.DataFrame({"onset": onsets, "duration": 3.0, "audio": audio, "rank": ranks})
+        _write_tsv(folder / f"{stem}_run-01_desc-{desc}_events.tsv", events)
+    _write_tsv(folder / f"{name}_task-audiobook_desc-conditions_scores.tsv", rows)
+    notes = {"linear (true)": ["24 blocks: intervals are a little narrow"]}
+    _write_json(folder / f"{name}_task-audiobook_desc-conditions_scores.json", {"Notes": notes})
+    contrasts = [
+        {
+            "contrast": contrast,
+            "audio": audio,
+            "difference": -0.11 + 0.03 * i,
+            "ci_low": -0.15 + 0.03 * i,
+            "ci_high": -0.07 + 0.03 * i,
+            "p": (0.001, 0.004, 0.031, 0.21)[i],
+            "n_blocks": 24,
+        }
+        for audio in ("true", "ambient")
+        for i, contrast in enumerate(CONTRASTS)
+    ]
+    _write_tsv(folder / f"{name}_task-audiobook_desc-contrasts_scores.tsv", contrasts)
+    return rows
+
+
+def _fixture_histories(folder: Path, name: str) -> None:
+    for i, model in enumerate(("linear", "taskonly", "pretrained", "frozen", "finetuned")):
+        epoch = np.arange(1, 31 + 3 * i)
+        history = pd.DataFrame(
+            {
+                "epoch": epoch,
+                "train_loss": 1.5 + 3.3 * np.exp(-epoch / (6 + 2 * i)),
+                "val_loss": 3.2 + 1.5 * np.exp(-epoch / 7) + 0.004 * epoch,
+                "val_rank": 0.21 + 0.02 * (4 - i) + 0.28 * np.exp(-epoch / 5) + 0.001 * epoch,
+                "learning_rate": 3e-4,
+                "seconds": 1.0,
+            }
+        )
+        task = "ambient" if model == "pretrained" else "audiobook"
+        _write_tsv(folder / f"{name}_task-{task}_desc-{model}_history.tsv", history)
+
+
+def _fixture_recording(label: str, task: str, hostile: str) -> dict[str, object]:
+    room = task == "ambient"
+    segment = {
+        "stimulus": "room.wav" if room else f"book{hostile}.wav",
+        "version": "ambient" if room else "true",
+        "start": 12.4,
+        "stop": 1150.0 if room else 1380.0,
+        "slope": 1.0000123,
+        "offset": -12.4,
+        "drift_ppm": 12.3,
+        "residual_ms": 0.8,
+        "n_anchors": 7,
+        "reading": "several anchors on one file: a line was fitted",
+    }
+    heard = [segment]
+    if not room:
+        heard.append({**segment, "version": "ambient", "stimulus": "room.wav", "n_anchors": 1})
+        heard[1] |= {"residual_ms": None, "reading": "one row for a long file"}
+    return {
+        "label": label,
+        "role": "pretrain" if room else "finetune",
+        "format": "brainvision",
+        "sampling_frequency": 1024.0,
+        "duration": 1200.0 if room else 1440.0,
+        "n_channels": 42,
+        "kept": 36,
+        "dropped": {"bad: noisy": 3, "type ECG": 1, "type AUDIO": 2},
+        "split": "train" if room else "blocks",
+        "alignment": heard,
+        "windows": {"train": 380, "val": 0, "test": 0} if room else {"train": 280, "test": 80},
+        "windows_left_out": 4,
+        "notes": ["channels.tsv starts with a byte order mark"],
+    }
+
+
+def _fixture_signals(folder: Path, labels: list[str], hostile: str) -> None:
+    """Write channels, spectra and electrodes of every recording."""
+    rng = np.random.default_rng(1)
+    names = [f"{shaft}{i}" for shaft in "ABCD" for i in range(1, 10)] + [f"X{hostile}", "ECG1"]
+    frequency = np.linspace(0, 512, 1025)
+    before = 1e-10 / (0.5 + frequency) ** 1.6 + 4e-13 * np.exp(-((frequency - 50) ** 2) / 0.5)
+    after = np.where(frequency < 20, 4 / (0.3 + frequency) ** 1.4, np.nan)
+    for label in labels:
+        noise = np.exp(0.12 * rng.standard_normal((2, len(frequency))))
+        spectra = {"frequency": frequency, "before": before * noise[0], "after": after * noise[1]}
+        _write_tsv(folder / f"{label}_desc-preproc_spectra.tsv", pd.DataFrame(spectra))
+        channels = [
+            {
+                "name": name,
+                "type": "ECG" if name == "ECG1" else "SEEG",
+                "units": "µV",
+                "kept": "false" if name in ("ECG1", names[-2], "B3") else "true",
+                "reason": "type ECG" if name == "ECG1" else f"bad: noisy {hostile}",
+            }
+            for name in names
+        ]
+        _write_tsv(folder / f"{label}_desc-selected_channels.tsv", channels)
+    electrodes = [
+        {
+            "name": name,
+            "x": (-1) ** ord(name[0]) * (30 + 3.5 * int(name[1])),
+            "y": -10 - 12 * (ord(name[0]) - 65),
+            "z": 5 + 4 * (ord(name[0]) - 65),
+        }
+        for name in names[:36]
+    ]
+    _write_tsv(folder / f"{labels[0][:6]}_space-MNI152NLin2009aSym_electrodes.tsv", electrodes)
+
+
+def _fixture_log(folder: Path, hostile: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(
+        '[target]\nname = "mel"\npooling = "frames"\n[windows]\nduration = 4.0\n'
+        '[encoder]\npreset = "small"\n[finetune]\nbatch_size = 64\n'
+    )
+    packages = {"torch": "2.13.0", "mne": "1.13.0", "transformers": "5.0.0"}
+    _write_json(folder / "environment.json", {"python": "3.11.7", "packages": packages})
+    (folder / "log.txt").write_text(
+        "2026-01-01 10:00:00,000 INFO preprocess sub-01\n"
+        f"2026-01-01 10:00:01,000 WARNING run 3 is left out: {hostile}\n  expected: 36 channels\n"
+        "2026-01-01 10:00:02,000 WARNING gain drifts\n2026-01-01 10:00:03,000 WARNING gain drifts\n"
+        "2026-01-01 10:00:04,000 ERROR sub-02 failed\n"
+    )
+    return folder
+
+
+def write_fixture_participant(root: Path, participant: str, shift: float = 0.0) -> Path:
+    """Write an INVENTED participant with the files that the participant level writes."""
+    name, folder = f"sub-{participant}", root / f"sub-{participant}" / "ieeg"
+    description = {"Name": "bids_speechdecode (simulated)", "DatasetType": "derivative"}
+    _write_json(root / "dataset_description.json", description)
+    labels = [f"{name}_task-ambient_run-{i:02}" for i in range(1, 5)]
+    labels += [f"{name}_task-audiobook_run-{i:02}" for i in range(1, 4)]
+    recordings = [_fixture_recording(x, re.findall("task-([a-z]+)", x)[0], HOSTILE) for x in labels]
+    why = f"the file is truncated {HOSTILE}"
+    left_out = [{"what": f"{name}_task-ambient_run-09", "why": why}]
+    plan = {"participant": participant, "simulated": True, "recordings": recordings}
+    _write_json(folder / f"{name}_desc-plan_windows.json", {**plan, "left_out": left_out})
+    _fixture_scores(folder, name, shift)
+    _fixture_histories(folder, name)
+    _fixture_signals(folder, labels, HOSTILE)
+    return _fixture_log(root / name / "log" / "20260101T100000000", HOSTILE)
+
+
+def write_fixture_group(root: Path, n: int = 3) -> None:
+    """Write an INVENTED group of `n` participants, one more of whom has only a folder."""
+    rows, contrasts = [], []
+    for i in range(1, n + 1):
+        write_fixture_participant(root, f"{i:02}", shift=0.02 * (i - 2))
+        folder = root / f"sub-{i:02}" / "ieeg"
+        for kind, target in (("conditions", rows), ("contrasts", contrasts)):
+            path = folder / f"sub-{i:02}_task-audiobook_desc-{kind}_scores.tsv"
+            table = pd.read_csv(path, sep="\t", na_values="n/a")
+            table.insert(0, "participant", f"sub-{i:02}")
+            target.append(table.assign(task="audiobook") if kind == "contrasts" else table)
+    (root / "sub-99" / "log").mkdir(parents=True)
+    everybody, differences = pd.concat(rows), pd.concat(contrasts)
+    _write_tsv(root / "group_desc-participants_scores.tsv", everybody)
+    _write_tsv(root / "group_desc-participantContrasts_scores.tsv", differences)
+    left_out = [{"what": "sub-98", "why": f"no results: not run, or run failed {HOSTILE}"}]
+    _write_json(root / "group_desc-participants_scores.json", {"LeftOut": left_out})
+    p = {"p": 1 / 2**n, "p_min": 1 / 2**n, "n_better": n, "n_participants": n}
+    verdict = f"cannot be concluded from {n} participants: the smallest possible p is {1 / 2**n:g}"
+    for kind, table, keys, value in (
+        ("conditions", everybody, ["condition", "audio", "task"], "relative_rank"),
+        ("contrasts", differences, ["contrast", "audio"], "difference"),
+    ):
+        mean = table.groupby(keys, sort=False)[value].mean().reset_index()
+        mean = mean.rename(columns={"relative_rank": "mean_rank"})
+        low_high = {"ci_low": mean.iloc[:, -1] - 0.05, "ci_high": mean.iloc[:, -1] + 0.05}
+        table = mean.assign(**low_high, **p, conclusion=verdict)
+        _write_tsv(root / f"group_task-audiobook_desc-{kind}_scores.tsv", table)
+
+
+# ------------------------------------------------------------------------------------ helpers
+
+
+class _Page(html.parser.HTMLParser):
+    """Collects identifiers and every address that a browser would load by itself."""
+
+    VOID = frozenset({"meta", "link", "br", "hr", "img", "input", "source", "base", "embed"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.loaded: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name == "href" and tag == "a":
+                self.links.append(value or "")
+            elif name in ("src", "href", "xlink:href", "data", "srcset", "action", "poster"):
+                self.loaded.append(value or "")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> at {self.getpos()} closes another element"
+
+
+def _text(page: str) -> str:
+    return re.sub(r"\s+", " ", page)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("fixture_derivatives")
+    write_fixture_group(root)
+    write_participant_report(root, "01", command=COMMAND, log_dir=None)
+    write_group_report(root, command=COMMAND.replace("participant", "group"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(tree: Path) -> str:
+    return (tree / "sub-01.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def group_page(tree: Path) -> str:
+    return (tree / "group.html").read_text(encoding="utf-8")
+
+
+# -------------------------------------------------------------------------------------- tests
+
+
+@pytest.mark.parametrize("name", ["sub-01.html", "group.html"])
+def test_page_is_well_formed_and_needs_no_network(tree: Path, name: str) -> None:
+    # A report is mailed and archived: whatever it loads from elsewhere will be gone or a leak.
+    text = (tree / name).read_text(encoding="utf-8")
+    parsed = _Page(text)
+    assert parsed.open == []
+    assert all(target.startswith("#") for target in parsed.loaded), parsed.loaded
+    assert not {"link", "iframe", "object", "embed", "img", "base"} & set(parsed.tags)
+    assert "@import" not in text
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
+
+
+@pytest.mark.parametrize("name", ["sub-01.html", "group.html"])
+def test_identifiers_are_unique_and_inner_links_lead_somewhere(tree: Path, name: str) -> None:
+    # Two pictures that share an identifier borrow each other's clip paths and markers.
+    parsed = _Page((tree / name).read_text(encoding="utf-8"))
+    assert len(parsed.ids) == len(set(parsed.ids))
+    for link in parsed.links:
+        if link.startswith("#"):
+            assert link[1:] in parsed.ids, link
+        elif not link.startswith("https://"):
+            assert (tree / link).is_file(), link
+
+
+def test_all_sections_exist_and_are_in_the_menu(page: str, group_page: str) -> None:
+    # Issue 2, point 12, lists what a report must show.
+    wanted = ["summary", "conditions", "contrasts", "ranks", "data", "alignment", "spectra"]
+    wanted += ["training", "electrodes", "methods", "provenance", "messages"]
+    parsed = _Page(page)
+    for section in wanted:
+        assert section in parsed.ids
+        assert f"#{section}" in parsed.links
+    assert 'class="missing"' not in page
+    for section in ["summary", "participants", "conditions", "contrasts", "left-out", "methods"]:
+        assert section in _Page(group_page).ids
+
+
+def test_text_of_the_dataset_is_escaped_everywhere(page: str, group_page: str) -> None:
+    # A channel, stimulus, reason or log line must never become code in the reader's browser.
+    assert HOSTILE not in page
+    assert HOSTILE not in group_page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 4  # stimulus, channel, why, log
+    assert "&lt;script&gt;" in group_page
+    assert _Page(page).tags.count("script") == 1  # the report's own
+
+
+def test_hostile_text_in_a_figure_is_drawn_literally() -> None:
+    # Labels of recordings enter the inline SVG; a dollar sign must not start a formula either.
+    recording = {"label": f"a$b^{HOSTILE}$c", "duration": 10.0, "alignment": []}
+    from bids_speechdecode.report.page import figure_svg
+
+    svg = figure_svg(figures.aligned_audio([recording]), "x")
+    assert HOSTILE not in svg
+    texts = "".join(element.text or "" for element in ET.fromstring(svg).iter())
+    assert f"a$b^{HOSTILE}$c" in texts
+
+
+def test_figures_are_saved_beside_the_report(tree: Path) -> None:
+    # Authors take figures out of the folder, not out of the page.
+    saved = sorted(path.stem for path in (tree / "sub-01" / "figures").glob("*.svg"))
+    names = ["alignment", "conditions", "electrodes", "nulls", "ranks", "spectra", "training"]
+    assert saved == [f"sub-01_desc-{name}" for name in names]
+    for path in (tree / "sub-01" / "figures").glob("*.svg"):
+        assert "simulated data" in path.read_text()
+        ET.parse(path)  # a stand-alone file must be valid XML
+
+
+def test_summary_names_the_best_condition_with_its_interval(page: str) -> None:
+    # Most readers stop after this sentence; sub-01's finetuned rank is 0.19 - 0.02.
+    text = _text(page)
+    assert "The best condition was “Pretrained + finetuned”: among 240 held-out windows" in text
+    assert "relative rank 0.170 on average (95% CI 0.136 to 0.207; chance 0.500" in text
+    assert "p &lt; 0.001 against time-shifted pairing" in text
+    assert "0.110 lower (better) than with the task data alone" in text
+
+
+def test_simulated_data_say_so(tree: Path, page: str, group_page: str, tmp_path: Path) -> None:
+    # An invented number that looks real is the worst thing a report can show.
+    assert "Simulated data." in page
+    assert "Simulated data." in group_page
+    report = write_participant_report(tmp_path, "07", command="x", log_dir=None)
+    assert "Simulated data." not in report.read_text()
+
+
+def test_missing_pieces_are_named_with_the_step_that_makes_them(tmp_path: Path) -> None:
+    # A report after half a run must say what is missing, not fail and not look complete.
+    (tmp_path / "sub-07").mkdir()
+    text = write_participant_report(tmp_path, "07", command="x", log_dir=None).read_text()
+    for words, step in (
+        ("plan of recordings and windows", "preprocess"),
+        ("power spectra", "preprocess"),
+        ("training history", "finetune"),
+        ("scores of conditions", "evaluate"),
+        ("null distributions", "evaluate"),
+    ):
+        assert f"No {words} found: run step &#39;{step}&#39;." in text
+    assert "No config.toml found" in text
+    assert "There is no result yet" in text
+    assert _Page(text).open == []
+    group = write_group_report(tmp_path, command="x").read_text()
+    assert "No group table of conditions found" in group
+    assert "sub-07" in group
+
+
+@pytest.mark.parametrize("third", range(3))
+def test_missing_files_do_not_break_the_other_sections(tmp_path: Path, third: int) -> None:
+    # Any derivative may be absent: every third kind of file is hidden, in three turns.
+    write_fixture_participant(tmp_path, "01")
+    files = sorted((tmp_path / "sub-01" / "ieeg").iterdir())
+    kinds = sorted({re.sub(r"^.*_(?=desc|electrodes)", "", path.name) for path in files})
+    for path in files:
+        if path.name.endswith(tuple(kinds[third::3])):
+            path.unlink()
+    text = write_participant_report(tmp_path, "01", command="x", log_dir=None).read_text()
+    assert _Page(text).open == []
+    assert 'id="messages"' in text
+
+
+def test_nan_is_a_dash_and_never_a_score(tmp_path: Path) -> None:
+    # 'nan' in a table, or a condition without a rank called the best, would be taken for a result.
+    write_fixture_participant(tmp_path, "01")
+    path = tmp_path / "sub-01" / "ieeg" / "sub-01_task-audiobook_desc-conditions_scores.tsv"
+    table = pd.read_csv(path, sep="\t", na_values="n/a")
+    table.loc[table["condition"] == "finetuned", "relative_rank"] = np.nan
+    table.loc[table["condition"] == "frozen", ["ci_low", "ci_high", "p_shift"]] = np.nan
+    _write_tsv(path, table)
+    text = write_participant_report(tmp_path, "01", command="x", log_dir=None).read_text()
+    assert "The best condition was “Finetuned, frozen encoder”" in text
+    assert "This does not show decoding better than chance" in text
+    without_style = re.sub(r"<svg.*?</svg>", "", text, flags=re.S)
+    assert not re.search(r">\s*nan\s*<|\bnan\b", without_style)
+
+
+def test_same_input_gives_the_same_bytes(tree: Path, page: str, group_page: str) -> None:
+    # Reports are compared and archived; a date or a random identifier would make each one new.
+    figure = (tree / "sub-01" / "figures" / "sub-01_desc-ranks.svg").read_bytes()
+    write_participant_report(tree, "01", command=COMMAND, log_dir=None)
+    write_group_report(tree, command=COMMAND.replace("participant", "group"))
+    assert (tree / "sub-01.html").read_text(encoding="utf-8") == page
+    assert (tree / "group.html").read_text(encoding="utf-8") == group_page
+    assert (tree / "sub-01" / "figures" / "sub-01_desc-ranks.svg").read_bytes() == figure
+
+
+def test_methods_follow_the_settings_of_the_run(page: str, tmp_path: Path) -> None:
+    # A methods paragraph that describes the defaults while the run used others is a false report.
+    text = _text(page)
+    assert "mel spectrogram with 40 bands, not by a speech model" in text
+    assert "Over each window of 4 s the features were kept as a time course at 10 Hz" in text
+    assert "batches of 64" in text
+    assert "arXiv:2512.15830" in text
+    assert "Radford A, Kim JW, Hallacy C" in text
+    path = tmp_path / "config.toml"
+    path.write_text('[target]\nname = "hubert"\nmodel = "facebook/hubert-base-ls960"\nlayer = 9\n')
+    settings = methods.read_settings(path)
+    assert methods.describe_target(settings) == "HuBERT, layer 9"
+    assert {"hubert", "transformers", "wav2vec2"} <= methods.cited_references(settings).keys()
+    assert "whisper" not in methods.cited_references(settings)
+
+
+def test_open_choices_are_never_presented_as_the_papers(page: str) -> None:
+    # The paper does not say which optimiser, blocks or test it used; ours must not look like its.
+    for what in ("Optimiser", "Split of task data", "Test of ranks", "Reference"):
+        row = re.search(rf'<th scope="row">{what}</th>.*?</tr>', page, flags=re.S)
+        assert row
+        assert "not stated" in row[0]
+
+
+def test_group_page_shows_what_cannot_be_concluded(group_page: str) -> None:
+    # With three participants no p-value below 1/8 is possible, and the page must say so.
+    text = _text(group_page)
+    assert "Cannot be concluded from 3 participants" in text
+    assert "Smallest possible p" in text
+    assert "sub-98" in text
+    assert "not run, or run failed" in text
+    assert "sub-99" in text  # a folder that the tables do not know
+    assert '<a href="sub-01.html">' in group_page
+
+
+def test_one_participant_and_one_epoch_can_be_drawn(tmp_path: Path) -> None:
+    # The smallest run (a test of the installation) must not break an axis or a legend.
+    write_fixture_group(tmp_path, n=1)
+    folder = tmp_path / "sub-01" / "ieeg"
+    for path in folder.glob("*_history.tsv"):
+        _write_tsv(path, pd.read_csv(path, sep="\t").head(1))
+    write_participant_report(tmp_path, "01", command="x", log_dir=None)
+    assert "1 participant:" in write_group_report(tmp_path, command="x").read_text()
+
+
+def test_messages_keep_level_details_and_count() -> None:
+    # A warning repeated for 50 recordings must not hide the one error among them.
+    lines = (
+        "2026-01-01 10:00:00,000 INFO all well",
+        "2026-01-01 10:00:01,000 WARNING slow",
+        "2026-01-01 10:00:02,000 ERROR broken",
+        "  found:    nothing",
+        "2026-01-01 10:00:03,000 WARNING slow",
+    )
+    expected = [("WARNING", "slow", 2), ("ERROR", "broken\n  found:    nothing", 1)]
+    assert list_messages(lines) == expected
+
+
+def test_histogram_bars_are_percentages_of_the_windows() -> None:
+    # The chance line (5% in 20 bins) means something only if the bars add up to 100%.
+    ranks = np.concatenate([np.full(30, 0.01), np.full(10, 0.99), [np.nan]])
+    axes = figures.rank_histograms({("linear", "true"): ranks}).axes[0]
+    heights = [patch.get_height() for patch in axes.patches]
+    assert heights[0] == pytest.approx(75)
+    assert heights[-1] == pytest.approx(25)
+    assert sum(heights) == pytest.approx(100)
+
+
+def test_colours_are_distinct_and_importing_changes_no_matplotlib_setting() -> None:
+    # One colour per condition in all figures; a library must leave the user's settings alone.
+    assert len(set(figures.CONDITION_TO_COLOR.values())) == len(figures.CONDITION_TO_LABEL)
+    assert len(set(figures.CONDITION_TO_MARKER.values())) == len(figures.CONDITION_TO_LABEL)
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    figures.rank_histograms({("linear", "true"): np.array([0.5])})
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_numbers_in_words() -> None:
+    # Rounding and units of the one place where numbers become text.
+    assert number(-0.1234) == "\N{MINUS SIGN}0.123"
+    assert interval(0.1, float("nan")) == "\N{EN DASH}"
+    assert p_phrase(0.0004) == "p < 0.001"
+    assert p_phrase(0.0312) == "p = 0.031"
+    assert [clock(9.0), clock(600.0), clock(7200.0)] == ["9.0 s", "10.0 min", "2.00 h"]
