@@ -137,6 +137,13 @@ def test_many_equal_trials_of_a_session_long_file(bench):
         assert heard_at(found, 40.0) == ("session.wav", pytest.approx(40, abs=1e-3))
 
 
+def test_few_unequal_trials_of_a_session_long_file(bench):
+    """Sounds of different length are not one file replayed, however few they are."""
+    bench.audio("session.wav", 60)
+    found = bench.align("onset duration stim_file\n2 15 session.wav\n25 9.5 session.wav\n")
+    assert heard_at(found, 30.0) == ("session.wav", pytest.approx(30, abs=1e-3))
+
+
 def test_parts_within_one_playback(bench):
     """A block row and the sentences in it name the same file; it started once."""
     bench.audio("story.wav", 60)
