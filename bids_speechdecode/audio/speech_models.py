@@ -137,7 +137,7 @@ class WaveModel:
             variance, mean = torch.var_mean(waves, dim=1, keepdim=True, correction=0)
             waves = (waves - mean) / torch.sqrt(variance + 1e-7)
         with _half_precision(self._device, self._half):
-            return self._model(waves).last_hidden_state.float()
+            return torch.cat([self._model(w).last_hidden_state.float() for w in _split(waves)])
 
 
 class WhisperModel:
@@ -162,9 +162,9 @@ class WhisperModel:
         """Return frames (B, n_frames, dimension) of equally long chunks (B, n_samples)."""
         mel = self._extractor(
             list(waves.cpu().numpy()), sampling_rate=AUDIO_RATE, return_tensors="pt"
-        ).input_features
+        ).input_features.to(self._device)
         with _half_precision(self._device, self._half):
-            frames = self._encoder(mel.to(self._device)).last_hidden_state.float()
+            frames = torch.cat([self._encoder(m).last_hidden_state.float() for m in _split(mel)])
         heard = max(1, round(waves.shape[1] / AUDIO_RATE * self.frame_rate))
         return frames[:, :heard]
 
@@ -218,6 +218,14 @@ def mel_filters(n_bands: int, n_fft: int, rate: float) -> np.ndarray:
     low, peak, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
     rising, falling = (frequencies - low) / (peak - low), (high - frequencies) / (high - peak)
     return np.maximum(0, np.minimum(rising, falling))
+
+
+def _split(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return what goes through the model at once: all on a GPU, one chunk at a time on a CPU.
+
+    A second chunk of 30 s takes 0.7 GB more in a large model and saves a CPU no time.
+    """
+    return batch.split(1 if batch.device.type == "cpu" else len(batch))
 
 
 def _half_precision(device: torch.device, half: bool) -> torch.autocast:
