@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from bids_speechdecode.errors import DataError
@@ -80,15 +81,19 @@ class Stage:
         return out
 
     def _multiply(self, rows: FloatArray, start: int, stop: int) -> FloatArray:
-        out = np.empty((stop - start, rows.shape[1]), dtype=np.float32)
-        firsts, phases = self._positions(np.arange(start, stop, self.group))
+        groups = np.arange(start, stop, self.group)
+        out = np.empty((len(groups), self.group, rows.shape[1]), dtype=np.float32)
+        firsts, phases = self._positions(groups)
         firsts -= firsts[0]
-        for j, first, phase in zip(
-            range(0, stop - start, self.group), firsts.tolist(), phases.tolist(), strict=True
-        ):
-            made = out[j : j + self.group]
-            np.matmul(self._matrix(phase)[: len(made)], rows[first : first + self._span], out=made)
-        return out
+        if self.step.denominator == 1:
+            # All groups share one matrix: a single call, on windows that are not copied.
+            every = self.group * self.step.numerator
+            windows = sliding_window_view(rows, self._span, axis=0)[::every].swapaxes(1, 2)
+            np.matmul(self._matrix(0), windows[: len(groups)], out=out)
+        else:
+            for made, first, phase in zip(out, firsts.tolist(), phases.tolist(), strict=True):
+                np.matmul(self._matrix(phase), rows[first : first + self._span], out=made)
+        return out.reshape(-1, rows.shape[1])[: stop - start]
 
     def _matrix(self, phase: int) -> FloatArray:
         """Return the weights (group, span) of a group that begins `phase` / denominator late."""
@@ -194,7 +199,7 @@ def _coarse_stage(ratio: Fraction, step: int) -> Stage:
     """Return the stage that keeps what the sharp one lets through free of aliases."""
     passed = (0.5 + _TRANSITION / 2) / float(ratio)  # cycles per input sample
     stopped = 1 / step - passed
-    return Stage(Fraction(step), (passed + stopped) / 2, stopped - passed, group=16)
+    return Stage(Fraction(step), (passed + stopped) / 2, stopped - passed, group=8)
 
 
 def _through(stage: Stage, source: SlidingRows) -> ReadRows:
