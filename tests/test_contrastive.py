@@ -91,7 +91,7 @@ def _joint_gradients(rank: int, n_ranks: int, symmetric: bool, folder: str) -> N
         dist.init_process_group(
             "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=n_ranks
         )
-    signal, audio = _pairs(12, 5, 40)[0], _pairs(12, 7, seed=1)[1]
+    signal, audio = _pairs(13, 5, 40)[0], _pairs(13, 7, seed=1)[1]  # shares of 7 and 6
     audio[10] = audio[1]  # a sound that both processes have
     pairing = torch.nn.ModuleDict(
         {

@@ -83,7 +83,7 @@ def _without_seconds(history: History) -> list[str]:
 @pytest.mark.parametrize("n_frames", [None, 10])
 def test_planted_signal_is_found(kind: str, n_frames: int | None) -> None:
     """A decoder that misses a signal that is plainly there is broken."""
-    data = [_windows(n, n_frames=n_frames, seed=s) for s, n in ((1, 500), (2, 80), (3, 80))]
+    data = [_windows(n, n_frames=n_frames, seed=s) for s, n in ((1, 300), (2, 60), (3, 80))]
     encoder = _encoder(kind, dropout=0.0, n_frames=n_frames)
     history = _fit(encoder, data[0], data[1], settings=replace(SETTINGS, max_epochs=12))
     assert _test_rank(encoder, data[2]).mean() < 0.1
@@ -400,15 +400,16 @@ def test_torchrun_with_two_processes_trains_as_one(tmp_path: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     expected = _fit(_encoder(dropout=0.0), _windows(200), _windows(40, seed=1)).to_frame()
     zero, other = (pd.read_csv(tmp_path / f"{rank}.csv") for rank in range(2))
     assert (tmp_path / "0.safetensors").read_bytes() == (tmp_path / "1.safetensors").read_bytes()
-    for column in ("train_loss", "val_loss", "val_rank"):
-        np.testing.assert_array_equal(zero[column], other[column])
-        # Sums in another order grow through Adam; a batch without the other's negatives is far off.
+    pd.testing.assert_frame_equal(zero.drop(columns="seconds"), other.drop(columns="seconds"))
+    # Sums in another order grow through Adam, so the epochs drift apart a little. (Ranks are
+    # counts, which jump by whole places, and are left to the losses.)
+    for column in ("train_loss", "val_loss"):
         np.testing.assert_allclose(zero[column], expected[column], rtol=0.01)
     np.testing.assert_allclose(zero["train_loss"][1], expected["train_loss"][1], rtol=1e-4)

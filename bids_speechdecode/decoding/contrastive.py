@@ -45,7 +45,8 @@ class ClipLoss(nn.Module):
     With several processes the negatives are those of all of them. Every process then computes the
     loss of the joint batch, and the gradient reaches its own windows only, scaled by the number of
     processes, so that the mean over processes that `DistributedDataParallel` takes is the gradient
-    of one process with the joint batch. The processes must hold equally many windows.
+    of one process with the joint batch, however it is shared out. In evaluation mode the loss is
+    that of this process's windows alone.
 
     Parameters
     ----------
@@ -64,7 +65,9 @@ class ClipLoss(nn.Module):
         """Return the loss of pairs, each of shape (B, d) or (B, F, d)."""
         # Half precision would make similar candidates tie.
         with torch.autocast(brain.device.type, enabled=False):
-            brain, audio = _gather(unit_vectors(brain)), _gather(unit_vectors(audio))
+            brain, audio = unit_vectors(brain), unit_vectors(audio)
+            if self.training and dist.is_available() and dist.is_initialized():
+                brain, audio = _gather(brain), _gather(audio)
             scale = self.log_scale.clamp(max=math.log(_MAX_SCALE)).exp()
             logits = scale * brain @ audio.T
             logits = logits.masked_fill(_same_sound(audio), -torch.inf)
@@ -83,14 +86,23 @@ def _same_sound(audio: torch.Tensor) -> torch.Tensor:
 
 def _gather(vectors: torch.Tensor) -> torch.Tensor:
     """Return the vectors of all processes; only our own carry a gradient (see `ClipLoss`)."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return vectors
-    n_ranks = dist.get_world_size()
-    parts = [torch.empty_like(vectors) for _ in range(n_ranks)]
-    dist.all_gather(parts, vectors.detach().contiguous())
+    n_ranks, rank = dist.get_world_size(), dist.get_rank()
+    sizes = _gather_sizes(vectors)
+    padded = functional.pad(vectors.detach(), (0, 0, 0, max(sizes) - len(vectors)))
+    parts = [torch.empty_like(padded) for _ in range(n_ranks)]
+    dist.all_gather(parts, padded)
+    parts = [part[:size] for part, size in zip(parts, sizes, strict=True)]
     # The value is ours, bit for bit; the gradient is n_ranks times as large.
-    parts[dist.get_rank()] = vectors.detach() + n_ranks * (vectors - vectors.detach())
+    parts[rank] = vectors.detach() + n_ranks * (vectors - vectors.detach())
     return torch.cat(parts)
+
+
+def _gather_sizes(vectors: torch.Tensor) -> list[int]:
+    """Return how many windows each process holds: a batch seldom divides evenly."""
+    own = torch.tensor([len(vectors)], device=vectors.device)
+    sizes = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, own)
+    return [int(size) for size in sizes]
 
 
 @dataclass(frozen=True)

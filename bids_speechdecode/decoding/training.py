@@ -196,16 +196,11 @@ class _Run:
         order = torch.randperm(len(windows), generator=self.order)
         total = torch.zeros((), device=windows.device)
         for batch in _batches(order, self.settings.batch_size):
-            index = self._own_share(batch).to(windows.device)
+            index = batch[self.accelerator.process_index :: self.n_processes].to(windows.device)
             loss = self.pairing(windows.brain(index), windows.audio(index))
             self._step(loss)
             total += loss.detach() * len(batch)
         return _require_finite_loss(float(total) / len(order), len(self.history.epochs))
-
-    def _own_share(self, batch: torch.Tensor) -> torch.Tensor:
-        """Return this process's part of a joint batch: all parts are of one size."""
-        n_shared = len(batch) // self.n_processes * self.n_processes
-        return batch[:n_shared][self.accelerator.process_index :: self.n_processes]
 
     def _step(self, loss: torch.Tensor) -> None:
         self.optimizer.zero_grad()
@@ -291,6 +286,7 @@ def _validate(
     encoder: Encoder, loss: ClipLoss, val: WindowSet, batch_size: int
 ) -> tuple[float, float]:
     """Return the mean loss in batches and the mean relative rank among all windows."""
+    loss.eval()  # every process validates on all windows
     brain = _embed(encoder, val, batch_size)
     parts = list(_batches(torch.arange(len(val), device=val.device), batch_size))
     losses = [float(loss(brain[part], val.audio(part))) * len(part) for part in parts]
