@@ -18,7 +18,7 @@ from bids_speechdecode.bids.dataset import (
     require_tasks,
     select_participants,
 )
-from bids_speechdecode.bids.derivatives import Derivatives, check_output
+from bids_speechdecode.bids.derivatives import Derivatives, check_output, sweep_leftovers
 from bids_speechdecode.config import Config, Request
 from bids_speechdecode.decoding.distributed import (
     broadcast,
@@ -69,7 +69,11 @@ def run(request: Request, config: Config, command: str) -> int:
     participants = select_participants(dataset, request.participants, request.excluded)
     if not request.dry_run and is_main_process():
         out.initialise()
+        sweep_leftovers(out.root)
     wait_for_everyone()
+    if len(participants) == 1:
+        run_participant(dataset, out, participants[0], request, config, command)
+        return 0
     statuses = [_guarded(dataset, out, p, request, config, command) for p in participants]
     failed = [p for p, status in zip(participants, statuses, strict=True) if status]
     if failed:
@@ -117,7 +121,7 @@ def _guarded(
     config: Config,
     command: str,
 ) -> int:
-    """Run one participant; a failure is reported and does not stop the others."""
+    """Run one of several participants; a failure is told and does not stop the others."""
     try:
         run_participant(dataset, out, participant, request, config, command)
     except SpeechDecodeError as error:
@@ -171,8 +175,11 @@ def _logged(context: Context, command: str) -> Iterator[Path | None]:
     handler = attach_log(folder)
     try:
         yield folder
-    except SpeechDecodeError as error:
-        log.error("%s", error)
+    except BaseException as error:
+        # Whoever catches it tells the person; the traceback is for the file alone.
+        trace = (type(error), error, error.__traceback__)
+        record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "%s", (error,), trace)
+        handler.handle(record)
         raise
     finally:
         logging.getLogger("bids_speechdecode").removeHandler(handler)
