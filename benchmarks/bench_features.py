@@ -122,7 +122,7 @@ def hardware(device: str) -> str:
     info = Path("/proc/cpuinfo")
     names = [s for s in info.read_text().splitlines() if "model name" in s] if info.exists() else []
     name = names[0].split(":")[1].strip() if names else platform.machine()
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, CPU time"
 
 
 def main() -> None:
@@ -157,7 +157,7 @@ def main() -> None:
     print(
         f"| targets, {options.minutes:g} min of sound, {model}, layer {options.layer}"
         f"{', ours in 16 bits' if options.half else ''} "
-        f"({'CPU time, ' * (options.device == 'cpu')}{hardware(options.device)}; lowest correlation {correlation:.5f}) "
+        f"({hardware(options.device)}; lowest correlation {correlation:.5f}) "
         f"| {ours['seconds']:.1f} s, {ours['peak_gb']:.1f} GB "
         f"| {plain['seconds']:.1f} s, {plain['peak_gb']:.1f} GB "
         f"| {plain['seconds'] / ours['seconds']:.2f} x |"
