@@ -13,7 +13,7 @@ _EXPONENT = 1.8  # of the background's power over frequency
 _CARRIER_RMS = 3.0  # µV of local high-gamma activity
 _CARRIER_BAND = (70.0, 150.0)  # hertz
 _AMPLIFIER_RMS = 0.8  # µV
-_LINE_AMPLITUDE = 4.0  # µV
+_LINE_AMPLITUDE = 8.0  # µV
 _REFERENCE_SHARE = 0.25  # of SLOW_RMS, common to all channels
 _SPIKES_PER_MINUTE = 3.0
 

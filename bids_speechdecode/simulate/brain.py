@@ -57,7 +57,7 @@ class DriveExtractor:
 
     def finish(self) -> np.ndarray:
         """Return the drives of all that was pushed, shape (n_frames, n_drives), float32."""
-        self.push(np.zeros(_WINDOW // 2, np.float32))
+        self.push(np.zeros(_WINDOW // 2 - 1, np.float32))
         return make_drives(np.concatenate(self._frames))
 
 

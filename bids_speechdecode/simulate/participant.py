@@ -95,12 +95,11 @@ def _random_walk(n_days: int, n: int, rng: np.random.Generator) -> np.ndarray:
     return np.exp(np.cumsum(steps, axis=0))
 
 
-def gain_at(walk: np.ndarray, days: np.ndarray) -> np.ndarray:
-    """Return the gains at times in days, shape (n_times, n): linear between days."""
-    day = np.clip(days, 0, len(walk) - 1 - 1e-9)
-    before = day.astype(int)
-    share = (day - before)[:, None]
-    return (1 - share) * walk[before] + share * walk[before + 1]
+def gain_at(walk: np.ndarray, day: float) -> np.ndarray:
+    """Return the gains at a time in days, shape (n,): linear between the days of the walk."""
+    day = min(max(day, 0.0), len(walk) - 1.0)
+    before = min(int(day), len(walk) - 2)
+    return walk[before] + (day - before) * (walk[before + 1] - walk[before])
 
 
 def write_recording(
@@ -149,14 +148,14 @@ def write_recording(
     with open_writer(path, settings.format, participant.channel_names, rate) as writer:
         for first in range(0, n_samples, size):
             time = np.arange(first, min(first + size, n_samples)) / rate
-            days = start_day + time / 86400
+            day = start_day + time[0] / 86400
             frames = FRAME_RATE * (clock.slope * time + clock.offset)
-            response_gain = gain_at(participant.response_gains, days)
+            response_gain = gain_at(participant.response_gains, day)
             signal = background.make(len(time))
             rise = 1 + brain.rise * response_gain * _interpolate(high_gamma, frames)
             signal[:, auditory] += background.make_carrier(len(time)) * np.maximum(0, rise)
             signal[:, auditory] += amplitude * response_gain * _interpolate(slow, frames)
-            signal = background.add_electronics(signal * gain_at(participant.gains, days))
+            signal = background.add_electronics(signal * gain_at(participant.gains, day))
             writer.write(np.column_stack([signal, _electrocardiogram(time, beats)]))
 
 
