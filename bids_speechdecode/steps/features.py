@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import soxr
 
 from bids_speechdecode.audio.features import voiced_fraction, window_features
 from bids_speechdecode.audio.speech_models import (
@@ -20,16 +19,17 @@ from bids_speechdecode.audio.speech_models import (
     load_speech_model,
     model_fingerprint,
 )
-from bids_speechdecode.audio.waveform import read_audio
+from bids_speechdecode.audio.waveform import fit_length, read_audio, resample
 from bids_speechdecode.bids.alignment import Segment
 from bids_speechdecode.bids.derivatives import signature, write_array, write_sidecar
-from bids_speechdecode.signals.readers import open_signal
+from bids_speechdecode.signals.readers import SignalReader, open_signal
 from bids_speechdecode.steps.context import Context, source_fingerprint
 from bids_speechdecode.steps.plan import Piece, PlannedRecording
 from bids_speechdecode.timeline import sample_at
 
 VERSION = 1
 AUDIO_RATE = 16000
+CHANNEL_BLOCK = 60.0  # seconds of an AUDIO channel that are read at once
 
 PieceKey = tuple[float, float, int, float]
 
@@ -148,19 +148,29 @@ def audio_reader(
     """Return a function (start, stop in seconds of the audio) -> mono sound at 16 kHz."""
     if segment.source.path is not None:
         return partial(_read_file, segment.source.path)
-    return partial(_read_channel, planned, str(segment.source.channel))
+    reader = open_signal(planned.recording.path, planned.recording.format)
+    pick = reader.channel_names.index(str(segment.source.channel))
+    return partial(_read_channel, reader, pick, _channel_peak(reader, pick))
 
 
 def _read_file(path: Path, start: float, stop: float) -> np.ndarray:
     return read_audio(path, start, stop, rate=AUDIO_RATE)
 
 
-def _read_channel(planned: PlannedRecording, channel: str, start: float, stop: float) -> np.ndarray:
-    """Read an AUDIO channel; its volts are scaled to a peak near 1, as sound files are."""
-    reader = open_signal(planned.recording.path, planned.recording.format)
+def _channel_peak(reader: SignalReader, pick: int) -> float:
+    """Return the largest absolute value of a channel (V), read in blocks; 1 if it is silent."""
+    length = sample_at(CHANNEL_BLOCK, reader.sampling_rate)
+    firsts = range(0, reader.n_times, length)
+    blocks = (reader.read(f, min(f + length, reader.n_times), [pick]) for f in firsts)
+    return max((float(np.nanmax(np.abs(b), initial=0.0)) for b in blocks), default=0.0) or 1.0
+
+
+def _read_channel(
+    reader: SignalReader, pick: int, peak: float, start: float, stop: float
+) -> np.ndarray:
+    """Read an AUDIO channel as sound: one scale for the whole recording, its peak near 1."""
     rate = reader.sampling_rate
     first, last = sample_at(start, rate), min(sample_at(stop, rate), reader.n_times)
-    pick = reader.channel_names.index(channel)
-    wave = np.nan_to_num(reader.read(first, last, [pick])[:, 0])
-    peak = float(np.abs(wave).max()) or 1.0
-    return soxr.resample(wave / peak, rate, AUDIO_RATE).astype(np.float32)
+    wave = np.nan_to_num(reader.read(first, last, [pick])[:, 0]) / peak
+    n_samples = sample_at(stop, AUDIO_RATE) - sample_at(start, AUDIO_RATE)
+    return fit_length(resample(wave, rate, AUDIO_RATE), n_samples)
