@@ -36,5 +36,17 @@ types: install
 descriptor: install
 	$(BIN)/python tools/boutiques_descriptor.py
 
+# Mel needs no weights; frames keep the time course that slow responses follow.
+DEMO ?= demo
+DEMO_OPTIONS ?= --target mel --pooling frames --encoder small
+
+demo: install
+	test -d $(DEMO)/data || $(BIN)/python -m bids_speechdecode.simulate $(DEMO)/data --preset demo
+	$(BIN)/bids_speechdecode $(DEMO)/data $(DEMO)/derivatives participant $(DEMO_OPTIONS)
+	$(BIN)/bids_speechdecode $(DEMO)/data $(DEMO)/derivatives group $(DEMO_OPTIONS)
+
+bench: install
+	@for bench in benchmarks/bench_*.py; do $(BIN)/python $$bench || exit 1; done
+
 clean:
 	rm -rf $(VENV) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
