@@ -285,11 +285,13 @@ def _held_out_errors(moments: Sequence[_Moments], penalties: np.ndarray) -> np.n
         fitted, tested = others.about(x_mean, y_mean), held_out.about(x_mean, y_mean)
         values, vectors = _decompose(fitted.xx)
         projected = vectors.T @ fitted.xy  # (P, d)
-        tested_xy = vectors.T @ tested.xy
-        tested_xx = vectors.T @ tested.xx @ vectors
+        # With weights D Z, where D is diagonal and the only part that depends on the penalty,
+        # tr(W' c) and tr(W' G W) are a linear and a quadratic form of the diagonal.
+        linear = (projected * (vectors.T @ tested.xy)).sum(1)
+        quadratic = (vectors.T @ tested.xx @ vectors) * (projected @ projected.T)
         for i, penalty in enumerate(penalties):
-            weights = projected / (values + penalty * values.sum())[:, None]
-            explained = 2 * (weights * tested_xy).sum() - (weights * (tested_xx @ weights)).sum()
+            shrinkage = 1 / (values + penalty * values.sum())
+            explained = 2 * shrinkage @ linear - shrinkage @ quadratic @ shrinkage
             errors[i] += float(tested.yy - explained)
         baseline += float(tested.yy)
     if not baseline > 0:

@@ -6,6 +6,7 @@ called the true one, so one pass over the rows of the similarity matrix serves a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -185,13 +186,8 @@ def score_ranks(
         confidence=settings.confidence,
         rng=rng,
     )
-    ordered = torch.as_tensor(sequence)
     shift, shuffle = _null_tests(
-        torch.as_tensor(brain)[ordered],
-        torch.as_tensor(audio)[ordered],
-        blocks[sequence],
-        settings,
-        rng,
+        torch.as_tensor(brain), torch.as_tensor(audio), sequence, blocks[sequence], settings, rng
     )
     n_blocks = len(np.unique(blocks))
     return Scores(
@@ -269,22 +265,22 @@ def _in_time(blocks: np.ndarray, order: np.ndarray, n_windows: int) -> np.ndarra
 def _null_tests(
     brain: torch.Tensor,
     audio: torch.Tensor,
+    sequence: np.ndarray,
     blocks: np.ndarray,
     settings: EvaluationConfig,
     rng: np.random.Generator,
 ) -> tuple[Null, Null]:
-    """Return the time-shift and the shuffle null of windows sorted in time."""
+    """Return the time-shift and the shuffle null; `blocks` belong to the windows in time."""
     n = len(brain)
-    n_shifts = max(settings.n_permutations, min(n - 1, 4000))
-    shifts = _draw_shifts(n, n_shifts, rng)
+    shifts = _draw_shifts(n, settings.n_permutations, rng)
     n_shuffles = min(settings.n_permutations, max(_PAIRING_ELEMENTS // n, 199))
     shuffles = _shuffle_blocks(blocks, n_shuffles, rng)
-    means = _mean_ranks(brain, audio, shifts, shuffles)
+    means = _mean_ranks(brain, audio, sequence, shifts, shuffles)
     observed, by_shift, by_shuffle = np.split(means, [1, 1 + len(shifts)])
     longest = int(np.unique(blocks, return_counts=True)[1].max())
     is_far = np.minimum(shifts, n - shifts) >= longest
     moves_all = ~(shuffles == np.arange(n)).any(axis=1)
-    n_orders = float(np.prod(np.arange(1.0, min(len(np.unique(blocks)), 100) + 1)))
+    n_orders = math.factorial(min(len(np.unique(blocks)), 20))
     return (
         _null(observed[0], by_shift, is_far, 1 / (1 + len(shifts)), settings.confidence),
         _null(
@@ -300,15 +296,14 @@ def _null_tests(
 def _null(
     observed: float, means: np.ndarray, is_shown: np.ndarray, p_min: float, confidence: float
 ) -> Null:
-    # Equal arrangements may differ in the last bits of their sums.
-    n_as_good = int((means <= observed + 1e-9).sum())
+    n_as_good = int((means <= observed).sum())
     return Null((1 + n_as_good) / (1 + len(means)), p_min, means[is_shown], confidence)
 
 
 def _draw_shifts(n: int, n_wanted: int, rng: np.random.Generator) -> np.ndarray:
-    """Return all shifts 1 ... n - 1, or a random choice where there are more than wanted."""
+    """Return all shifts 1 ... n - 1, or a random choice where they are many more than wanted."""
     shifts = np.arange(1, n)
-    return shifts if len(shifts) <= n_wanted else rng.choice(shifts, n_wanted, replace=False)
+    return shifts if len(shifts) <= 2 * n_wanted else rng.choice(shifts, n_wanted, replace=False)
 
 
 def _shuffle_blocks(blocks: np.ndarray, n_shuffles: int, rng: np.random.Generator) -> np.ndarray:
@@ -323,28 +318,35 @@ def _shuffle_blocks(blocks: np.ndarray, n_shuffles: int, rng: np.random.Generato
 
 @torch.no_grad()
 def _mean_ranks(
-    brain: torch.Tensor, audio: torch.Tensor, shifts: np.ndarray, shuffles: np.ndarray
+    brain: torch.Tensor,
+    audio: torch.Tensor,
+    sequence: np.ndarray,
+    shifts: np.ndarray,
+    shuffles: np.ndarray,
 ) -> np.ndarray:
     """Return the mean relative rank of the true pairing, of each shift and of each shuffle.
 
-    Rows of similarities are made in chunks and sorted once; the rank of any candidate is then
-    found by bisection.
+    Shifts and shuffles are of places in `sequence`, which lists the windows in time. Rows of
+    similarities are made in chunks and sorted once; the rank of any candidate is then found by
+    bisection.
     """
     n, device = len(brain), brain.device
-    query, candidates = unit_vectors(brain), unit_vectors(audio.to(device))
+    candidates = unit_vectors(audio.to(device))
+    window_at = torch.as_tensor(sequence, device=device)
     moves = torch.as_tensor(np.concatenate([[0], shifts]), device=device)
     n_pairings = len(moves) + len(shuffles)
     total = torch.zeros(n_pairings, dtype=torch.float64, device=device)
     for rows in torch.arange(n, device=device).split(max(1, _CHUNK_ELEMENTS // (n + n_pairings))):
         shuffled = torch.as_tensor(shuffles[:, rows.cpu().numpy()].T.astype(np.int64))
-        columns = torch.cat([(rows[:, None] + moves) % n, shuffled.to(device)], dim=1)
-        similarity = query[rows] @ candidates.T
-        chosen = similarity.gather(1, columns)
+        places = torch.cat([(rows[:, None] + moves) % n, shuffled.to(device)], dim=1)
+        similarity = unit_vectors(brain[window_at[rows]]) @ candidates.T
+        chosen = similarity.gather(1, window_at[places])
         sorted_row = similarity.sort(dim=1).values
         n_above = n - torch.searchsorted(sorted_row, chosen + TIE, right=True)
         n_not_below = n - torch.searchsorted(sorted_row, chosen - TIE)
-        total += (n_above + (n_not_below - 1 - n_above) / 2).sum(dim=0, dtype=torch.float64)
-    return (total / (n * (n - 1))).cpu().numpy()
+        # In integers, doubled, so that the sums are exact.
+        total += (n_above + n_not_below - 1).sum(dim=0)
+    return (total / (2 * n * (n - 1))).cpu().numpy()
 
 
 def _limits(n_blocks: int, shift: Null, shuffle: Null, confidence: float) -> tuple[str, ...]:
