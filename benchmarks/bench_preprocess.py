@@ -57,27 +57,37 @@ def write_recording(folder: Path, minutes: float) -> Path:
     return header
 
 
-def run_ours(header: Path, out: Path) -> float:
+def clocks() -> tuple[float, float]:
+    """Return the time and the processor time of this process, in seconds."""
+    return time.perf_counter(), time.process_time()
+
+
+def elapsed(start: tuple[float, float]) -> tuple[float, float]:
+    wall, processor = clocks()
+    return wall - start[0], processor - start[1]
+
+
+def run_ours(header: Path, out: Path) -> tuple[float, float]:
     from bids_speechdecode.signals.preprocess import make_montage, preprocess
     from bids_speechdecode.signals.readers import open_signal
 
-    start = time.perf_counter()
+    start = clocks()
     with open_signal(header) as reader:
         montage = make_montage(reader.channel_names, range(N_CHANNELS), "none")
         preprocess(reader, out, montage=montage, line_frequency=50.0)
-    return time.perf_counter() - start
+    return elapsed(start)
 
 
-def run_mne(header: Path, out: Path) -> float:
+def run_mne(header: Path, out: Path) -> tuple[float, float]:
     import mne
     from sklearn.preprocessing import RobustScaler
 
-    start = time.perf_counter()
+    start = clocks()
     raw = mne.io.read_raw_brainvision(header, preload=True, verbose="error")
     raw.filter(0.05, 50.0, verbose="error").resample(40.0, verbose="error")
     scaled = RobustScaler().fit_transform(raw.get_data().T)
     scaled.clip(-20, 20).astype(np.float32).tofile(out)
-    return time.perf_counter() - start
+    return elapsed(start)
 
 
 def run_apart(side: str, header: Path, out: Path) -> dict[str, float]:
@@ -108,9 +118,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        before = time.process_time()
-        seconds = {"ours": run_ours, "mne": run_mne}[options.side](options.header, options.out)
-        processor = time.process_time() - before
+        seconds, processor = {"ours": run_ours, "mne": run_mne}[options.side](
+            options.header, options.out
+        )
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"seconds": seconds, "processor": processor, "peak_mb": peak}))
         return

@@ -44,25 +44,21 @@ def median_spectrum(
         return frequencies, np.full(len(frequencies), np.nan)
     window = signal.get_window("hann", n).astype(np.float32)[:, None]
     starts = np.unique(np.linspace(0, n_times - n, _N_STRETCHES).astype(int))
-    powers = []
+    lines = fft.rfftfreq(n, 1 / rate)
+    n_lines = int(np.searchsorted(lines, frequencies[-1])) + 1
+    total = np.zeros((n_lines, np.shape(read(0, 1))[1]), dtype=np.float32)
+    n_added = np.zeros(total.shape[1], dtype=np.int64)
     for start in starts.tolist():
-        rows = read(start, start + n) * np.float32(1) * factor
+        rows = read(start, start + n) * np.float32(factor)
         rows = (rows - rows.mean(axis=0)) * window
-        powers.append(np.abs(fft.rfft(rows, axis=0)).astype(np.float64) ** 2)
-    density = _median_of_channels(np.array(powers), np.broadcast_to(factor, powers[0].shape[1]))
+        power = np.abs(fft.rfft(rows, axis=0)[:n_lines]) ** 2
+        intact = np.isfinite(power[0])  # a missing sample makes every line of its stretch NaN
+        total[:, intact] += power[:, intact]
+        n_added += intact
+    counted = (np.broadcast_to(factor, n_added.shape) != 0) & (n_added > 0)
+    if not counted.any():
+        return frequencies, np.full(len(frequencies), np.nan)
+    density = np.median(total[:, counted] / n_added[counted], axis=1).astype(np.float64)
     density *= 2 / (rate * float(np.sum(window**2)))
     # At a rate such as 999.4 Hz the lines do not fall on the grid exactly.
-    return frequencies, np.interp(frequencies, fft.rfftfreq(n, 1 / rate), density)
-
-
-def _median_of_channels(
-    powers: NDArray[np.float64], factor: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Return the density (n_frequencies,) of powers (n_stretches, n_frequencies, n_channels)."""
-    intact = np.isfinite(powers)
-    counts = intact.sum(axis=0)
-    means = np.where(intact, powers, 0).sum(axis=0) / np.maximum(counts, 1)
-    counted = (factor != 0) & (counts.min(axis=0) > 0)
-    if not counted.any():
-        return np.full(powers.shape[1], np.nan)
-    return np.median(means[:, counted], axis=1)
+    return frequencies, np.interp(frequencies, lines[:n_lines], density)
