@@ -45,7 +45,7 @@ from bids_speechdecode.steps.record import (
     start_log,
     write_plan,
 )
-from bids_speechdecode.steps.report import report_participant
+from bids_speechdecode.steps.report import report_participant, show_participant
 
 log = logging.getLogger(__name__)
 
@@ -205,6 +205,7 @@ def _run_steps(
             evaluate(context)
         if "report" in request.steps:
             report_participant(context, command, log_dir)
+            click.echo(show_participant(context))
         _say_how_it_ended(context.plan)
     wait_for_everyone()
 

@@ -24,7 +24,7 @@ def format_ranks(table: pd.DataFrame, title: str) -> str:
     p = "p_shift" if "p_shift" in table else "p"
     lines = [
         title,
-        f"  {'condition':<34}{'rank':>7}  {'95% CI':^16}{'p':>8}",
+        f"  {'condition':<44}{'rank':>7}  {'95% CI':^16}{'p':>8}",
     ]
     ordered = table.assign(order=table["condition"].map(condition_order))
     ordered = ordered.sort_values(["audio", "order"], ascending=[False, True])
@@ -32,9 +32,9 @@ def format_ranks(table: pd.DataFrame, title: str) -> str:
         label = condition_label(row["condition"], row["audio"])
         low, high = _number(row["ci_low"]), _number(row["ci_high"])
         lines.append(
-            f"  {label:<34}{_number(row[rank]):>7}  [{low:>6}, {high:>6}]{_number(row[p]):>8}"
+            f"  {label:<44}{_number(row[rank]):>7}  [{low:>6}, {high:>6}]{_number(row[p]):>8}"
         )
-    lines.append(f"  {'chance':<34}{CHANCE:>7.3f}")
+    lines.append(f"  {'chance':<44}{CHANCE:>7.3f}")
     return "\n".join(lines)
 
 
