@@ -15,7 +15,11 @@ import pytest
 from bids_speechdecode.report import figures, methods
 from bids_speechdecode.report.group import write_group_report
 from bids_speechdecode.report.page import clock, interval, number, p_phrase
-from bids_speechdecode.report.participant import list_messages, write_participant_report
+from bids_speechdecode.report.participant import (
+    list_messages,
+    read_results,
+    write_participant_report,
+)
 
 HOSTILE = "<script>alert(1)</script>"
 COMMAND = "bids_speechdecode /data /out participant --participant-label 01 --target mel"
@@ -27,6 +31,7 @@ CONDITION_TO_RANK = {
     "frozen": 0.25,
     "finetuned": 0.19,
 }
+FEW = ("taskonly", "frozen", "finetuned")  # for the tests that draw a page again
 CONTRASTS = ("finetuned-taskonly", "finetuned-zeroshot", "finetuned-linear", "taskonly-backward")
 
 
@@ -71,11 +76,12 @@ def _score_row(condition: str, audio: str, rank: float, n_test: int = 240) -> di
     }
 
 
-def _fixture_scores(folder: Path, name: str, shift: float) -> list[dict[str, object]]:
-    """Write score tables, ranks per window and null draws; return the rows of conditions."""
+def _fixture_scores(folder: Path, name: str, shift: float, few: bool) -> None:
+    """Write score tables, ranks per window and null draws."""
     rng = np.random.default_rng(int(name[-2:]))
     rows = []
     keys = [(c, a) for a in ("true", "ambient") for c in CONDITION_TO_RANK]
+    keys = [(c, "true") for c in FEW] if few else keys
     for condition, audio in [*keys, ("pretrained", "ambient")]:
         mean = CONDITION_TO_RANK.get(condition, 0.22) + shift + 0.04 * (audio == "ambient")
         row = _score_row(condition, audio, round(mean, 4))
@@ -109,7 +115,6 @@ def _fixture_scores(folder: Path, name: str, shift: float) -> list[dict[str, obj
         for i, contrast in enumerate(CONTRASTS)
     ]
     _write_tsv(folder / f"{name}_task-audiobook_desc-contrasts_scores.tsv", contrasts)
-    return rows
 
 
 def _fixture_histories(folder: Path, name: str) -> None:
@@ -158,7 +163,7 @@ def _fixture_recording(label: str, task: str, hostile: str) -> dict[str, object]
         "dropped": {"bad: noisy": 3, "type ECG": 1, "type AUDIO": 2},
         "split": "train" if room else "blocks",
         "alignment": heard,
-        "windows": {"train": 380, "val": 0, "test": 0} if room else {"train": 280, "test": 80},
+        "windows": {"train": 280, "val": 40, "test": 80},
         "windows_left_out": 4,
         "notes": ["channels.tsv starts with a byte order mark"],
     }
@@ -215,7 +220,9 @@ def _fixture_log(folder: Path, hostile: str) -> Path:
     return folder
 
 
-def write_fixture_participant(root: Path, participant: str, shift: float = 0.0) -> Path:
+def write_fixture_participant(
+    root: Path, participant: str, shift: float = 0.0, few: bool = False
+) -> Path:
     """Write an INVENTED participant with the files that the participant level writes."""
     name, folder = f"sub-{participant}", root / f"sub-{participant}" / "ieeg"
     description = {"Name": "bids_speechdecode (simulated)", "DatasetType": "derivative"}
@@ -227,17 +234,17 @@ def write_fixture_participant(root: Path, participant: str, shift: float = 0.0) 
     left_out = [{"what": f"{name}_task-ambient_run-09", "why": why}]
     plan = {"participant": participant, "simulated": True, "recordings": recordings}
     _write_json(folder / f"{name}_desc-plan_windows.json", {**plan, "left_out": left_out})
-    _fixture_scores(folder, name, shift)
+    _fixture_scores(folder, name, shift, few)
     _fixture_histories(folder, name)
     _fixture_signals(folder, labels, HOSTILE)
     return _fixture_log(root / name / "log" / "20260101T100000000", HOSTILE)
 
 
-def write_fixture_group(root: Path, n: int = 3) -> None:
+def write_fixture_group(root: Path, n: int = 3, few: bool = False) -> None:
     """Write an INVENTED group of `n` participants, one more of whom has only a folder."""
     rows, contrasts = [], []
     for i in range(1, n + 1):
-        write_fixture_participant(root, f"{i:02}", shift=0.02 * (i - 2))
+        write_fixture_participant(root, f"{i:02}", shift=0.02 * (i - 2), few=few)
         folder = root / f"sub-{i:02}" / "ieeg"
         for kind, target in (("conditions", rows), ("contrasts", contrasts)):
             path = folder / f"sub-{i:02}_task-audiobook_desc-{kind}_scores.tsv"
@@ -436,7 +443,7 @@ def test_missing_pieces_are_named_with_the_step_that_makes_them(tmp_path: Path) 
 @pytest.mark.parametrize("third", range(3))
 def test_missing_files_do_not_break_the_other_sections(tmp_path: Path, third: int) -> None:
     # Any derivative may be absent: every third kind of file is hidden, in three turns.
-    write_fixture_participant(tmp_path, "01")
+    write_fixture_participant(tmp_path, "01", few=True)
     files = sorted((tmp_path / "sub-01" / "ieeg").iterdir())
     kinds = sorted({re.sub(r"^.*_(?=desc|electrodes)", "", path.name) for path in files})
     for path in files:
@@ -449,7 +456,7 @@ def test_missing_files_do_not_break_the_other_sections(tmp_path: Path, third: in
 
 def test_nan_is_a_dash_and_never_a_score(tmp_path: Path) -> None:
     # 'nan' in a table, or a condition without a rank called the best, would be taken for a result.
-    write_fixture_participant(tmp_path, "01")
+    write_fixture_participant(tmp_path, "01", few=True)
     path = tmp_path / "sub-01" / "ieeg" / "sub-01_task-audiobook_desc-conditions_scores.tsv"
     table = pd.read_csv(path, sep="\t", na_values="n/a")
     table.loc[table["condition"] == "finetuned", "relative_rank"] = np.nan
@@ -462,14 +469,32 @@ def test_nan_is_a_dash_and_never_a_score(tmp_path: Path) -> None:
     assert not re.search(r">\s*nan\s*<|\bnan\b", without_style)
 
 
-def test_same_input_gives_the_same_bytes(tree: Path, page: str, group_page: str) -> None:
+def test_true_audio_alone_is_not_read_as_a_boolean(tmp_path: Path) -> None:
+    # A column that says "true" in every row is turned into booleans by pandas, and every
+    # comparison with the word "true" then silently fails.
+    write_fixture_participant(tmp_path, "01", few=True)
+    folder = tmp_path / "sub-01" / "ieeg"
+    for path in folder.glob("*_scores.tsv"):
+        table = pd.read_csv(path, sep="\t", na_values="n/a")
+        _write_tsv(path, table[table["audio"] == "true"])
+    for path in folder.glob("*desc-pretrained*"):
+        path.unlink()
+    results = read_results(tmp_path / "sub-01", None)
+    assert list(results.ranks) == [(condition, "true") for condition in FEW]
+    assert set(results.conditions["audio"]) == set(results.contrasts["audio"]) == {"true"}
+
+
+def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     # Reports are compared and archived; a date or a random identifier would make each one new.
-    figure = (tree / "sub-01" / "figures" / "sub-01_desc-ranks.svg").read_bytes()
-    write_participant_report(tree, "01", command=COMMAND, log_dir=None)
-    write_group_report(tree, command=COMMAND.replace("participant", "group"))
-    assert (tree / "sub-01.html").read_text(encoding="utf-8") == page
-    assert (tree / "group.html").read_text(encoding="utf-8") == group_page
-    assert (tree / "sub-01" / "figures" / "sub-01_desc-ranks.svg").read_bytes() == figure
+    write_fixture_group(tmp_path, n=1, few=True)
+    written = []
+    for _ in range(2):
+        write_participant_report(tmp_path, "01", command=COMMAND, log_dir=None)
+        write_group_report(tmp_path, command=COMMAND)
+        files = [*tmp_path.rglob("*.html"), *tmp_path.rglob("*.svg")]
+        written.append({path: path.read_bytes() for path in files})
+    assert len(written[0]) == 2 + 7 + 2
+    assert written[0] == written[1]
 
 
 def test_methods_follow_the_settings_of_the_run(page: str, tmp_path: Path) -> None:
@@ -509,7 +534,7 @@ def test_group_page_shows_what_cannot_be_concluded(group_page: str) -> None:
 
 def test_one_participant_and_one_epoch_can_be_drawn(tmp_path: Path) -> None:
     # The smallest run (a test of the installation) must not break an axis or a legend.
-    write_fixture_group(tmp_path, n=1)
+    write_fixture_group(tmp_path, n=1, few=True)
     folder = tmp_path / "sub-01" / "ieeg"
     for path in folder.glob("*_history.tsv"):
         _write_tsv(path, pd.read_csv(path, sep="\t").head(1))
@@ -555,6 +580,6 @@ def test_numbers_in_words() -> None:
     # Rounding and units of the one place where numbers become text.
     assert number(-0.1234) == "\N{MINUS SIGN}0.123"
     assert interval(0.1, float("nan")) == "\N{EN DASH}"
-    assert p_phrase(0.0004) == "p < 0.001"
-    assert p_phrase(0.0312) == "p = 0.031"
+    assert p_phrase(0.0004) == "p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}0.001"
+    assert p_phrase(0.0312).split() == ["p", "=", "0.031"]
     assert [clock(9.0), clock(600.0), clock(7200.0)] == ["9.0 s", "10.0 min", "2.00 h"]

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 Key = tuple[str, str]  # condition, audio version
 
@@ -52,7 +52,7 @@ CONDITION_TO_MARKER = {
 }
 CHANCE = 0.5
 WIDTH = 7.0  # inches: two columns of a journal page
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": ["sans-serif"],
     "font.sans-serif": ["Arial", "Helvetica", "Liberation Sans", "DejaVu Sans"],
     "font.size": 9,
@@ -85,6 +85,12 @@ def condition_label(condition: str, audio: str = "true") -> str:
     return label if audio == "true" or condition == "pretrained" else f"{label} ({audio} audio)"
 
 
+def _panel_title(condition: str, audio: str) -> str:
+    """Return a title that fits a narrow panel: the audio goes to a second line."""
+    label = plain(condition_label(condition))
+    return label if audio == "true" or condition == "pretrained" else f"{label}\n{audio} audio"
+
+
 def condition_order(condition: str) -> int:
     """Return the place of a condition in tables and figures: simple ones first, unknown last."""
     known = list(CONDITION_TO_LABEL)
@@ -107,6 +113,13 @@ def _marker(condition: str, audio: str = "true") -> dict[str, Any]:
 
 def _figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height))
+
+
+def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
+    """Give each row of a horizontal plot its name, the first row at the top."""
+    axes.set_yticks(range(len(labels)), [plain(label) for label in labels])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
 
 
 def _grid(n: int, height: float, n_columns: int = 3) -> tuple[Figure, list[Axes]]:
@@ -146,9 +159,7 @@ def condition_ranks(table: pd.DataFrame) -> Figure:
     labels = [
         condition_label(c, a) for c, a in zip(table["condition"], table["audio"], strict=True)
     ]
-    axes.set_yticks(range(len(table)), [plain(label) for label in labels])
-    axes.set_ylim(len(table) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
+    _name_rows(axes, labels)
     axes.axvline(CHANCE, color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9, zorder=2)
     axes.set_xlim(0, max(0.62, float(np.nanmax(table["ci_high"])) + 0.04))
     axes.set_xlabel("Mean relative rank (0 = best, 0.5 = chance)")
@@ -170,17 +181,17 @@ def rank_histograms(ranks: Mapping[Key, np.ndarray]) -> Figure:
     ranks : mapping of (condition, audio) to array, shape (n_windows,)
         Relative rank of each window, 0 best; chance is flat.
     """
-    bins = np.linspace(0, 1, 21)
+    bins = np.linspace(0, 1, 21).tolist()
     figure, panels = _grid(len(ranks), 1.55)
     for axes, ((condition, audio), values) in zip(panels, ranks.items(), strict=True):
         finite = values[np.isfinite(values)]
         weights = np.full(len(finite), 100 / max(len(finite), 1))
         axes.hist(finite, bins=bins, weights=weights, color=_color(condition), alpha=0.85)
         axes.axhline(100 / (len(bins) - 1), color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9)
-        axes.set_title(plain(condition_label(condition, audio)))
+        axes.set_title(_panel_title(condition, audio))
         label = f"{len(finite)} windows"
         axes.text(0.97, 0.95, label, transform=axes.transAxes, ha="right", va="top", fontsize=8)
-        axes.set_xlim(0, 1)
+        axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
     figure.supxlabel("Relative rank of the true sound (dashed: chance)", fontsize=9)
     figure.supylabel("Test windows (%)", fontsize=9)
     return figure
@@ -202,17 +213,16 @@ def null_distributions(
     everything = [d for pair in draws.values() for d in pair] + [np.array(list(observed.values()))]
     values = np.concatenate(everything)
     low, high = np.nanmin(values), np.nanmax(values)
-    bins = np.linspace(low - 0.01, high + 0.01, 61)
+    bins = np.linspace(low - 0.01, high + 0.01, 61).tolist()
     figure, panels = _grid(len(draws), 1.55)
     for axes, (key, (shifted, shuffled)) in zip(panels, draws.items(), strict=True):
-        for null, color, style in ((shifted, GREY, {}), (shuffled, BLACK, {"linewidth": 1})):
-            weights = np.full(len(null), 100 / max(len(null), 1))
-            kind: Any = "step" if style else "stepfilled"
-            alpha = 1.0 if style else 0.5
-            axes.hist(null, bins, weights=weights, color=color, alpha=alpha, histtype=kind, **style)
+        filled: Any = {"color": GREY, "alpha": 0.5, "histtype": "stepfilled"}
+        outline: Any = {"color": BLACK, "linewidth": 1, "histtype": "step"}
+        for null, style in ((shifted, filled), (shuffled, outline)):
+            axes.hist(null, bins, weights=np.full(len(null), 100 / max(len(null), 1)), **style)
         if key in observed:
             axes.axvline(observed[key], color=_color(key[0]), linewidth=2.2)
-        axes.set_title(plain(condition_label(*key)))
+        axes.set_title(_panel_title(*key))
     handles = [
         Patch(color=GREY, alpha=0.5, label="null: time-shifted pairing"),
         Patch(edgecolor=BLACK, facecolor="none", label="null: shuffled pairing"),
@@ -242,7 +252,7 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
         loss.plot(epochs, history["val_loss"], color=color, linestyle=(0, (3, 1.5)), **few)
         rank.plot(epochs, history["val_rank"], color=color, **few)
         if history["val_rank"].notna().any():
-            best = history.loc[history["val_rank"].idxmin()]
+            best = history.iloc[int(np.nanargmin(history["val_rank"]))]
             rank.plot(best["epoch"], best["val_rank"], markersize=6, **_marker(model))
     rank.axhline(CHANCE, color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9)
     loss.set(xlabel="Epoch", ylabel="Contrastive loss (nats)", title="Loss")
@@ -256,7 +266,7 @@ def training_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
         ]
     )
     models = [Line2D([], [], label=plain(condition_label(m)), **_marker(m)) for m in histories]
-    figure.legend(handles=models, loc="outside lower center", ncols=min(len(models), 5))
+    figure.legend(handles=models, loc="outside lower center", ncols=min(len(models), 3))
     return figure
 
 
@@ -281,11 +291,21 @@ def power_spectra(spectra: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
             shown = table[(table["frequency"] > 0) & (table[column] > 0)]
             axes.loglog(shown["frequency"], shown[column], color=colors[task], lw=0.9, alpha=0.7)
         axes.set_xlabel("Frequency (Hz)")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_formatter(NullFormatter())
     panels[0].set(title="Before: as recorded", ylabel="Power (V²/Hz)")
     panels[1].set(title="After: preprocessed", ylabel="Power (robust z²/Hz)")
     handles = [Line2D([], [], color=colors[task], label=plain(f"task {task}")) for task in tasks]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(tasks), 4))
     return figure
+
+
+def _power_of_ten(value: float, _: int) -> str:
+    """Return a power of ten in plain characters, which every viewer sets in the page's font."""
+    superscripts = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    return "10" + str(round(np.log10(value))).translate(superscripts)
 
 
 @matplotlib.rc_context(STYLE)
@@ -310,9 +330,7 @@ def aligned_audio(recordings: Sequence[Mapping[str, Any]]) -> Figure:
             color, offset = version_to_place.get(str(segment.get("version")), (GREY, -0.15))
             start, stop = float(segment["start"]) / scale, float(segment["stop"]) / scale
             axes.barh(y + offset + 0.15, stop - start, 0.26, left=start, color=color, zorder=2)
-    axes.set_yticks(range(len(recordings)), [plain(str(r.get("label", "?"))) for r in recordings])
-    axes.set_ylim(len(recordings) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
+    _name_rows(axes, [str(recording.get("label", "?")) for recording in recordings])
     axes.set_xlabel(f"Time on the recording's clock ({unit})")
     handles = [
         Patch(color="#E4E4E4", label="recorded"),
@@ -353,7 +371,7 @@ def electrode_positions(contacts: pd.DataFrame, space: str) -> Figure:
     return figure
 
 
-def _participant_markers(participants: Sequence[str]) -> dict[str, float]:
+def _participant_shifts(participants: Sequence[str]) -> dict[str, float]:
     """Return a sideways shift per participant, so that equal values stay visible."""
     shifts = np.linspace(-0.16, 0.16, len(participants)) if len(participants) > 1 else [0.0]
     return dict(zip(participants, map(float, shifts), strict=True))
@@ -370,38 +388,32 @@ def group_ranks(participants: pd.DataFrame, group: pd.DataFrame) -> Figure:
     group : data frame
         Columns condition, audio, mean_rank, ci_low, ci_high; one row per place on the axis.
     """
-    figure = _figure(3.6)
+    figure = _figure(0.9 + 0.4 * len(group))
     axes = figure.subplots()
-    shift = _participant_markers(sorted(participants["participant"].unique()))
-    keys = list(zip(group["condition"], group["audio"], strict=True))
-    wide = participants.set_index(["participant", "condition", "audio"])["relative_rank"]
-    for name, offset in shift.items():
-        ranks = [float(wide.get((name, *key), np.nan)) for key in keys]
-        places = np.arange(len(keys)) + offset
-        axes.plot(places, ranks, color="#BDBDBD", linewidth=0.7, zorder=1)
-        for x, rank, (condition, audio) in zip(places, ranks, keys, strict=True):
-            style = _marker(condition, audio)
-            axes.plot(x, rank, markersize=4.5, alpha=0.8, zorder=2, linestyle="none", **style)
-    for x, row in enumerate(group.to_dict("records")):
-        axes.plot([x - 0.28, x + 0.28], [row["mean_rank"]] * 2, color=BLACK, linewidth=2, zorder=4)
-        axes.plot([x, x], [row["ci_low"], row["ci_high"]], color=BLACK, linewidth=1, zorder=3)
-    axes.axhline(CHANCE, color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9, zorder=0)
-    axes.text(len(keys) - 0.45, CHANCE, "chance", ha="right", va="bottom", fontsize=8)
-    axes.set_xticks(range(len(keys)), [_wrapped(condition_label(*key)) for key in keys])
-    axes.set_xlim(-0.55, len(keys) - 0.45)
-    top = float(np.nanmax([CHANCE, *participants["relative_rank"], *group["ci_high"].dropna()]))
-    axes.set_ylim(0, top + 0.05)
-    axes.set_ylabel("Mean relative rank (0 = best)")
+    shift = _participant_shifts(sorted(participants["participant"].unique()))
+    for y, row in enumerate(group.to_dict("records")):
+        key = (str(row["condition"]), str(row["audio"]))
+        same = (participants["condition"] == key[0]) & (participants["audio"] == key[1])
+        for own in participants[same].to_dict("records"):
+            place = y + shift[own["participant"]]
+            axes.plot(own["relative_rank"], place, markersize=5, zorder=3, **_marker(*key))
+        axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=GREY, linewidth=1, zorder=1)
+        axes.plot([row["mean_rank"]] * 2, [y - 0.33, y + 0.33], color=BLACK, lw=2.2, zorder=2)
+    labels = [
+        condition_label(c, a) for c, a in zip(group["condition"], group["audio"], strict=True)
+    ]
+    _name_rows(axes, labels)
+    axes.axvline(CHANCE, color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9, zorder=0)
+    worst = [CHANCE, *participants["relative_rank"].dropna(), *group["ci_high"].dropna()]
+    axes.set_xlim(0, max(worst) + 0.05)
+    axes.set_xlabel("Mean relative rank (0 = best, 0.5 = chance)")
+    handles = [
+        Line2D([], [], color=GREY, marker="o", linestyle="none", label="participant"),
+        Line2D([], [], color=BLACK, linewidth=2.2, label="mean over participants"),
+        Line2D([], [], color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9, label="chance"),
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=3)
     return figure
-
-
-def _wrapped(label: str) -> str:
-    """Return `label` over several lines, narrow enough for a column of the figure."""
-    words, lines = label.split(" "), [""]
-    for word in words:
-        joined = f"{lines[-1]} {word}".strip()
-        lines = [*lines[:-1], joined] if len(joined) <= 12 else [*lines, word]
-    return plain("\n".join(line for line in lines if line))
 
 
 @matplotlib.rc_context(STYLE)
@@ -417,7 +429,7 @@ def group_contrasts(participants: pd.DataFrame, group: pd.DataFrame) -> Figure:
     """
     figure = _figure(1.0 + 0.5 * len(group))
     axes = figure.subplots()
-    shift = _participant_markers(sorted(participants["participant"].unique()))
+    shift = _participant_shifts(sorted(participants["participant"].unique()))
     for y, row in enumerate(group.to_dict("records")):
         same = (participants["contrast"] == row["contrast"]) & (
             participants["audio"] == row["audio"]
@@ -429,9 +441,7 @@ def group_contrasts(participants: pd.DataFrame, group: pd.DataFrame) -> Figure:
         axes.plot([row["difference"]] * 2, [y - 0.3, y + 0.3], color=BLACK, linewidth=2.2, zorder=4)
     axes.axvline(0, color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9)
     labels = [contrast_label(c, a) for c, a in zip(group["contrast"], group["audio"], strict=True)]
-    axes.set_yticks(range(len(group)), [plain(label) for label in labels])
-    axes.set_ylim(len(group) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
+    _name_rows(axes, labels)
     axes.set_xlabel("Difference in mean relative rank (negative: the first is better)")
     handles = [
         Line2D([], [], color=GREY, marker="o", linewidth=1, label="participant, with interval"),
@@ -451,5 +461,5 @@ def contrast_label(contrast: str, audio: str = "true") -> str:
 
 def mark_simulated(figure: Figure) -> Figure:
     """Write on the figure itself that its data are simulated, and return it."""
-    figure.text(0.004, 0.996, "simulated data", ha="left", va="top", fontsize=7, color=VERMILION)
+    figure.suptitle("simulated data", x=0.004, ha="left", fontsize=7, color=VERMILION)
     return figure

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bids_speechdecode.bids.derivatives import write_text
@@ -24,14 +25,13 @@ from bids_speechdecode.report.page import (
     is_simulated,
     make_table,
     number,
-    only_finite,
     p_value,
     read_object,
     read_table,
     render,
     tolerate,
 )
-from bids_speechdecode.report.participant import latest_log
+from bids_speechdecode.report.results import latest_log, sorted_conditions
 
 GROUP_COLUMNS = ["n_participants", "ci_low", "ci_high", "p", "p_min", "n_better", "conclusion"]
 CONDITION_COLUMNS = ["condition", "audio", "task", "mean_rank", *GROUP_COLUMNS]
@@ -99,7 +99,7 @@ def write_group_report(root: Path, *, command: str) -> Path:
         missing=find_missing(results).items,
         summary=summarise(results),
         tasks=[_task_page(report, task, results, simulated) for task in results.tasks],
-        participants=participant_table(root, results),
+        participants=participant_table(results),
         links=_report_links(root, results),
         left_out=make_table(["What", "Why"], results.left_out),
         settings=results.settings,
@@ -116,7 +116,7 @@ def read_group(root: Path) -> GroupResults:
     tasks = tuple(
         TaskResults(
             entity(path, "task"),
-            _sorted(only_finite(_read(path, CONDITION_COLUMNS), "mean_rank")),
+            sorted_conditions(_read(path, CONDITION_COLUMNS), "mean_rank"),
             _read(path.with_name(path.name.replace("conditions", "contrasts")), CONTRAST_COLUMNS),
         )
         for path in paths
@@ -133,13 +133,6 @@ def read_group(root: Path) -> GroupResults:
 
 def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     return tolerate(read_table(path), columns) if path.is_file() else pd.DataFrame(columns=columns)
-
-
-def _sorted(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows in the order of the participants' reports."""
-    order = table["condition"].map(figures.condition_order)
-    place = (table["condition"] == "pretrained") * 1000 + (table["audio"] != "true") * 100 + order
-    return table.iloc[place.argsort(kind="stable")].reset_index(drop=True)
 
 
 def _find_left_out(root: Path, participants: pd.DataFrame) -> list[tuple[str, str]]:
@@ -192,7 +185,7 @@ def summarise(results: GroupResults) -> list[str]:
         if own.empty:
             continue
         own = own[own["audio"] == "true"] if (own["audio"] == "true").any() else own
-        best = own.loc[own["mean_rank"].astype(float).idxmin()]
+        best = own.iloc[int(np.argmin(own["mean_rank"].astype(float)))]
         sentences.append(
             f"Task {task.task}, {n} participant{'s' if n != 1 else ''}: the best condition was "
             f"“{condition_label(str(best['condition']), str(best['audio']))}”, with a mean "
@@ -219,7 +212,7 @@ def _conclusions(row: pd.Series) -> list[str]:
 # ---------------------------------------------------------------------------- tables
 
 
-def participant_table(root: Path, results: GroupResults) -> Table:
+def participant_table(results: GroupResults) -> Table:
     """Return one row per participant: the rank in every task condition with the true audio."""
     rows = results.participants[results.participants["condition"] != "pretrained"]
     rows = rows[rows["audio"] == "true"] if (rows["audio"] == "true").any() else rows
@@ -283,7 +276,8 @@ def _draw(
 ) -> dict[str, Picture]:
     drawn = {}
     if len(task.conditions) and len(results.participants):
-        shown = results.participants
+        own_rows = task.conditions[["condition", "audio", "task"]]
+        shown = results.participants.merge(own_rows, on=["condition", "audio", "task"])
         drawn["conditions"] = figures.group_ranks(shown, task.conditions)
     if len(task.contrasts):
         own = results.participant_contrasts

@@ -38,24 +38,33 @@ REVIEWS = "known from its reviews, not from the paper"
 CODE = "public code of the same team, not the paper"
 OPEN = "not stated"
 
+# In the order in which the text cites them.
 REFERENCES = (
     Reference(
-        "source",
-        "From Minutes to Days: Scaling Intracranial Speech Decoding with Supervised "
-        "Pretraining. arXiv:2512.15830 (2025). The source paper of the method.",
-        "https://arxiv.org/abs/2512.15830",
+        "bids",
+        "Holdgraf C, Appelhoff S, Bickel S, et al. iEEG-BIDS, extending the Brain Imaging Data "
+        "Structure specification to human intracranial electrophysiology. Scientific Data 6, "
+        "102 (2019).",
+        "https://doi.org/10.1038/s41597-019-0105-7",
     ),
     Reference(
-        "defossez",
-        "Défossez A, Caucheteux C, Rapin J, Kabeli O, King J-R. Decoding speech perception "
-        "from non-invasive brain recordings. Nature Machine Intelligence 5, 1097-1107 (2023).",
-        "https://doi.org/10.1038/s42256-023-00714-5",
+        "pybids",
+        "Yarkoni T, Markiewicz CJ, de la Vega A, et al. PyBIDS: Python tools for BIDS datasets. "
+        "Journal of Open Source Software 4, 1294 (2019).",
+        "https://doi.org/10.21105/joss.01294",
     ),
     Reference(
-        "clip",
-        "Radford A, Kim JW, Hallacy C, et al. Learning transferable visual models from natural "
-        "language supervision. ICML (2021).",
-        "https://arxiv.org/abs/2103.00020",
+        "mne",
+        "Gramfort A, Luessi M, Larson E, et al. MEG and EEG data analysis with MNE-Python. "
+        "Frontiers in Neuroscience 7, 267 (2013).",
+        "https://doi.org/10.3389/fnins.2013.00267",
+    ),
+    Reference(
+        "mnebids",
+        "Appelhoff S, Sanderson M, Brooks TL, et al. MNE-BIDS: organizing electrophysiological "
+        "data into the BIDS format and facilitating their analysis. Journal of Open Source "
+        "Software 4, 1896 (2019).",
+        "https://doi.org/10.21105/joss.01896",
     ),
     Reference(
         "wav2vec2",
@@ -82,30 +91,22 @@ REFERENCES = (
         "https://arxiv.org/abs/2212.04356",
     ),
     Reference(
-        "bids",
-        "Holdgraf C, Appelhoff S, Bickel S, et al. iEEG-BIDS, extending the Brain Imaging Data "
-        "Structure specification to human intracranial electrophysiology. Scientific Data 6, "
-        "102 (2019).",
-        "https://doi.org/10.1038/s41597-019-0105-7",
+        "transformers",
+        "Wolf T, Debut L, Sanh V, et al. Transformers: state-of-the-art natural language "
+        "processing. EMNLP, System Demonstrations, 38-45 (2020).",
+        "https://doi.org/10.18653/v1/2020.emnlp-demos.6",
     ),
     Reference(
-        "mne",
-        "Gramfort A, Luessi M, Larson E, et al. MEG and EEG data analysis with MNE-Python. "
-        "Frontiers in Neuroscience 7, 267 (2013).",
-        "https://doi.org/10.3389/fnins.2013.00267",
+        "clip",
+        "Radford A, Kim JW, Hallacy C, et al. Learning transferable visual models from natural "
+        "language supervision. ICML (2021).",
+        "https://arxiv.org/abs/2103.00020",
     ),
     Reference(
-        "mnebids",
-        "Appelhoff S, Sanderson M, Brooks TL, et al. MNE-BIDS: organizing electrophysiological "
-        "data into the BIDS format and facilitating their analysis. Journal of Open Source "
-        "Software 4, 1896 (2019).",
-        "https://doi.org/10.21105/joss.01896",
-    ),
-    Reference(
-        "pybids",
-        "Yarkoni T, Markiewicz CJ, de la Vega A, et al. PyBIDS: Python tools for BIDS datasets. "
-        "Journal of Open Source Software 4, 1294 (2019).",
-        "https://doi.org/10.21105/joss.01294",
+        "defossez",
+        "Défossez A, Caucheteux C, Rapin J, Kabeli O, King J-R. Decoding speech perception "
+        "from non-invasive brain recordings. Nature Machine Intelligence 5, 1097-1107 (2023).",
+        "https://doi.org/10.1038/s42256-023-00714-5",
     ),
     Reference(
         "torch",
@@ -114,10 +115,10 @@ REFERENCES = (
         "https://arxiv.org/abs/1912.01703",
     ),
     Reference(
-        "transformers",
-        "Wolf T, Debut L, Sanh V, et al. Transformers: state-of-the-art natural language "
-        "processing. EMNLP, System Demonstrations, 38-45 (2020).",
-        "https://doi.org/10.18653/v1/2020.emnlp-demos.6",
+        "source",
+        "From Minutes to Days: Scaling Intracranial Speech Decoding with Supervised "
+        "Pretraining. arXiv:2512.15830 (2025). The source paper of the method.",
+        "https://arxiv.org/abs/2512.15830",
     ),
 )
 SPEECH_MODELS = {
@@ -144,6 +145,7 @@ def cited_references(settings: Settings) -> dict[str, tuple[int, Reference]]:
     if settings["target"]["name"] == "mel":
         unused.add("transformers")
     used = [reference for reference in REFERENCES if reference.key not in unused]
+    used.sort(key=lambda r: r.key == "wav2vec2" and settings["target"]["name"] != "wav2vec2")
     return {reference.key: (n, reference) for n, reference in enumerate(used, start=1)}
 
 

@@ -87,9 +87,10 @@ def p_value(p: Any) -> str:
 
 
 def p_phrase(p: Any) -> str:
-    """Return ``p = 0.012`` or ``p < 0.001``."""
+    """Return ``p = 0.012`` or ``p < 0.001``, which no line end tears apart."""
     text = p_value(p)
-    return f"p {text}" if text.startswith("<") else f"p = {text}"
+    phrase = f"p {text}" if text.startswith("<") else f"p = {text}"
+    return phrase.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def clock(seconds: Any) -> str:
@@ -101,10 +102,19 @@ def clock(seconds: Any) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.1f} s"
 
 
+# Words that pandas would take for booleans ("true" audio) or numbers (a task called 1).
+TEXT_COLUMNS = ("audio", "condition", "contrast", "name", "participant", "reason", "task")
+
+
 def read_table(path: Path) -> pd.DataFrame:
     """Return a BIDS table; ``n/a`` becomes NaN, other words stay as they are."""
     return pd.read_csv(
-        path, sep="\t", na_values=["n/a"], keep_default_na=False, encoding="utf-8-sig"
+        path,
+        sep="\t",
+        na_values=["n/a"],
+        keep_default_na=False,
+        dtype=dict.fromkeys(TEXT_COLUMNS, str),
+        encoding="utf-8-sig",
     )
 
 
@@ -131,7 +141,7 @@ def is_simulated(root: Path) -> bool:
 def figure_svg(figure: Figure, name: str) -> str:
     """Return a figure as SVG whose bytes depend on the figure and its name only."""
     # Identifiers inside the SVG are hashes; the salt keeps those of two pictures apart.
-    settings = {"svg.hashsalt": name, "svg.fonttype": "none"}
+    settings: Any = {"svg.hashsalt": name, "svg.fonttype": "none"}
     silent = dict.fromkeys(["Date", "Creator", "Format", "Type"])
     buffer = io.StringIO()
     with matplotlib.rc_context(settings):

@@ -5,81 +5,37 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bids_speechdecode.bids.derivatives import write_text
 from bids_speechdecode.report import figures, methods
-from bids_speechdecode.report.figures import Key, condition_label, contrast_label
+from bids_speechdecode.report.figures import Key, condition_label
 from bids_speechdecode.report.page import (
-    DASH,
     Missing,
     Picture,
-    Table,
     add_picture,
-    clock,
     count,
-    entity,
     interval,
     is_simulated,
-    make_table,
     number,
-    only_finite,
     p_phrase,
-    p_value,
-    read_object,
-    read_table,
     render,
     tolerate,
 )
+from bids_speechdecode.report.results import (
+    Results,
+    best_condition,
+    confidence,
+    latest_log,
+    read_results,
+)
+from bids_speechdecode.report.tables import make_tables
 
-SCORE_COLUMNS = [
-    "condition",
-    "audio",
-    "task",
-    "n_train_windows",
-    "n_test_windows",
-    "n_blocks",
-    "relative_rank",
-    "ci_low",
-    "ci_high",
-    "p_shift",
-    "p_shuffle",
-    "top1",
-    "top5",
-    "top10",
-    "null_shift_rank",
-    "null_shift_low",
-    "null_shift_high",
-    "target",
-]
-CONTRAST_COLUMNS = ["contrast", "audio", "difference", "ci_low", "ci_high", "p", "n_blocks"]
 MAX_ROWS_DRAWN = 40  # recordings in one figure; more would not fit a page
 MAX_MESSAGES = 100
-
-
-@dataclass(frozen=True)
-class Results:
-    """Everything on disk about one participant; what is absent is empty."""
-
-    plan: Mapping[str, Any]
-    conditions: pd.DataFrame
-    contrasts: pd.DataFrame
-    score_notes: tuple[tuple[str, str], ...]
-    ranks: Mapping[Key, np.ndarray]
-    draws: Mapping[Key, tuple[np.ndarray, np.ndarray]]
-    histories: Mapping[str, pd.DataFrame]
-    spectra: tuple[tuple[str, pd.DataFrame], ...]
-    channels: tuple[pd.DataFrame, ...]
-    electrodes: tuple[tuple[str, pd.DataFrame], ...]
-    environment: Mapping[str, Any]
-    settings: methods.Settings | None
-    settings_text: str
-    log_lines: tuple[str, ...]
 
 
 def write_participant_report(
@@ -130,119 +86,6 @@ def write_participant_report(
     return report
 
 
-def latest_log(folder: Path) -> Path | None:
-    """Return the folder of a participant's latest run; their names sort by time."""
-    runs = sorted(path for path in (folder / "log").glob("*") if path.is_dir())
-    return runs[-1] if runs else None
-
-
-def read_results(folder: Path, log_dir: Path | None) -> Results:
-    """Read what there is under ``sub-XX`` and in the folder of its log."""
-    files = sorted(path for path in folder.rglob("sub-*") if path.is_file())
-    log = log_dir or folder / "log" / "none"
-    settings_path = log / "config.toml"
-    return Results(
-        plan=next((read_object(p) for p in files if p.name.endswith("desc-plan_windows.json")), {}),
-        conditions=_sorted_conditions(_join(files, "desc-conditions_scores.tsv", SCORE_COLUMNS)),
-        contrasts=_join(files, "desc-contrasts_scores.tsv", CONTRAST_COLUMNS),
-        score_notes=tuple(_read_score_notes(files)),
-        ranks=_read_ranks(files),
-        draws=_read_draws(files),
-        histories=_read_histories(files),
-        spectra=tuple(
-            (entity(path, "task"), tolerate(read_table(path), ["frequency", "before", "after"]))
-            for path in _ending(files, "_spectra.tsv")
-        ),
-        channels=tuple(read_table(p) for p in _ending(files, "desc-selected_channels.tsv")),
-        electrodes=tuple(
-            (entity(path, "space") or "unnamed", read_table(path))
-            for path in _ending(files, "_electrodes.tsv")
-        ),
-        environment=read_object(log / "environment.json"),
-        settings=methods.read_settings(settings_path) if settings_path.is_file() else None,
-        settings_text=_read_text(settings_path),
-        log_lines=tuple(_read_text(log / "log.txt").splitlines()),
-    )
-
-
-def _ending(files: list[Path], ending: str) -> list[Path]:
-    return [path for path in files if path.name.endswith(ending)]
-
-
-def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def _join(files: list[Path], ending: str, columns: list[str]) -> pd.DataFrame:
-    tables = [tolerate(read_table(path), columns) for path in _ending(files, ending)]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
-
-
-def _sorted_conditions(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that have a rank: task with true audio, then ambient, then pretraining."""
-    table = only_finite(table, "relative_rank")
-    order = table["condition"].map(figures.condition_order)
-    place = (table["condition"] == "pretrained") * 1000 + (table["audio"] != "true") * 100 + order
-    return table.iloc[np.argsort(place.to_numpy(), kind="stable")].reset_index(drop=True)
-
-
-def _read_score_notes(files: list[Path]) -> Iterator[tuple[str, str]]:
-    """Yield what the evaluation itself says about the limits of its numbers."""
-    for path in _ending(files, "desc-conditions_scores.json"):
-        notes = read_object(path).get("Notes")
-        for which, texts in (notes if isinstance(notes, Mapping) else {}).items():
-            yield from ((str(which), str(text)) for text in texts)
-
-
-def _read_ranks(files: list[Path]) -> dict[Key, np.ndarray]:
-    parts: dict[Key, list[np.ndarray]] = {}
-    for path in _ending(files, "_events.tsv"):
-        table = read_table(path)
-        if entity(path, "desc") and "rank" in table:
-            audio = table["audio"] if "audio" in table else pd.Series("true", table.index)
-            for version, rows in table.groupby(audio):
-                key = (_condition(path), str(version))
-                parts.setdefault(key, []).append(rows["rank"].to_numpy(dtype=float))
-    return {key: np.concatenate(parts[key]) for key in sorted(parts, key=_key_order)}
-
-
-def _condition(path: Path) -> str:
-    """Return the condition in a name; its ambient version is called, say, linearAmbient."""
-    return entity(path, "desc").removesuffix("Ambient")
-
-
-def _key_order(key: Key) -> tuple[bool, bool, int, str]:
-    return key[0] == "pretrained", key[1] != "true", figures.condition_order(key[0]), key[0]
-
-
-def _read_draws(files: list[Path]) -> dict[Key, tuple[np.ndarray, np.ndarray]]:
-    found: dict[Key, tuple[np.ndarray, np.ndarray]] = {}
-    for path in _ending(files, "_scores.json"):
-        for row in _rows_with_draws(read_object(path)):
-            key = (str(row.get("condition") or _condition(path)), str(row.get("audio", "true")))
-            shifted, shuffled = row.get("null_shift_draws"), row.get("null_shuffle_draws")
-            found[key] = (np.array(shifted or [], float), np.array(shuffled or [], float))
-    return {key: found[key] for key in sorted(found, key=_key_order)}
-
-
-def _rows_with_draws(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the objects that hold permutation draws, however deep they lie."""
-    if isinstance(value, Mapping) and isinstance(value.get("null_shift_draws"), list):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from _rows_with_draws(inner)
-
-
-def _read_histories(files: list[Path]) -> dict[str, pd.DataFrame]:
-    columns = ["epoch", "train_loss", "val_loss", "val_rank"]
-    found = {
-        entity(path, "desc"): tolerate(read_table(path), columns)
-        for path in _ending(files, "_history.tsv")
-    }
-    return {model: found[model] for model in sorted(found, key=lambda m: _key_order((m, "true")))}
-
-
 def find_missing(results: Results) -> Missing:
     """Name every piece that is not on disk, and the step that makes it."""
     missing = Missing()
@@ -261,22 +104,12 @@ def find_missing(results: Results) -> Missing:
     return missing
 
 
-# ---------------------------------------------------------------------------- words
-
-
-def best_condition(conditions: pd.DataFrame) -> pd.Series | None:
-    """Return the row of the lowest rank on the task's windows, with the true audio if any."""
-    task = conditions[conditions["condition"] != "pretrained"]
-    task = task if (task["audio"] == "true").sum() == 0 else task[task["audio"] == "true"]
-    return None if task.empty else task.loc[task["relative_rank"].astype(float).idxmin()]
-
-
 def summarise(results: Results) -> list[str]:
     """Return the result in plain sentences, as far as the files on disk tell it."""
     best = best_condition(results.conditions)
     if best is None:
         return ["There is no result yet: the step 'evaluate' has not written any scores."]
-    level = f"{100 * _confidence(results):g}%"
+    level = f"{100 * confidence(results):g}%"
     label = condition_label(str(best["condition"]), str(best["audio"]))
     sentences = [
         f"The best condition was “{label}”: among {count(best['n_test_windows'])} held-out "
@@ -288,10 +121,6 @@ def summarise(results: Results) -> list[str]:
     main = results.contrasts[results.contrasts["contrast"] == "finetuned-taskonly"]
     main = main[main["audio"] == best["audio"]]
     return sentences + [_contrast_sentence(row, level) for row in main.to_dict("records")]
-
-
-def _confidence(results: Results) -> float:
-    return results.settings["evaluation"]["confidence"] if results.settings else 0.95
 
 
 def _verdict(best: pd.Series) -> str:
@@ -323,188 +152,6 @@ def list_messages(log_lines: tuple[str, ...]) -> list[tuple[str, str, int]]:
             found[-1] = (found[-1][0], f"{found[-1][1]}\n{line}")
         inside = match is not None or (inside and line.startswith("  "))
     return [(*message, times) for message, times in Counter(found).items()][:MAX_MESSAGES]
-
-
-# ---------------------------------------------------------------------------- tables
-
-
-def make_tables(results: Results) -> dict[str, Table]:
-    """Return the tables of the report; one without rows is left out."""
-    level = f"{100 * _confidence(results):g}% CI"
-    recordings = results.plan.get("recordings", [])
-    tables = {
-        "conditions": condition_table(results.conditions, level),
-        "contrasts": contrast_table(results.contrasts, level),
-        "score_notes": make_table(["Condition", "Note"], _gather_notes(results.score_notes)),
-        "recordings": _recording_table(recordings),
-        "dropped": _dropped_table(recordings),
-        "left_out": make_table(
-            ["What", "Why"],
-            [(str(x.get("what")), str(x.get("why"))) for x in results.plan.get("left_out", [])],
-        ),
-        "notes": make_table(
-            ["Recording", "Note"],
-            [(str(r.get("label")), str(n)) for r in recordings for n in r.get("notes", [])],
-        ),
-        "alignment": _alignment_table(recordings),
-        "channels": _channel_table(results.channels),
-        "environment": make_table(["Item", "Value"], list(_flatten(results.environment))),
-    }
-    return {name: table for name, table in tables.items() if table.rows}
-
-
-def _gather_notes(notes: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
-    """Return each note once, with all the conditions that it is about."""
-    note_to_conditions: dict[str, list[str]] = {}
-    for which, text in notes:
-        condition, _, audio = which.removesuffix(")").partition(" (")
-        label = condition_label(condition, audio or "true")
-        note_to_conditions.setdefault(text, []).append(label)
-    return [("; ".join(conditions), text) for text, conditions in note_to_conditions.items()]
-
-
-def condition_table(conditions: pd.DataFrame, level: str) -> Table:
-    """Return the ranks of all conditions, with the chance level as the last row."""
-    rows = [
-        (
-            condition_label(str(row["condition"]), str(row["audio"])),
-            str(row["task"]),
-            f"{count(row['n_train_windows'])} / {count(row['n_test_windows'])}",
-            number(row["relative_rank"]),
-            interval(row["ci_low"], row["ci_high"]),
-            p_value(row["p_shift"]),
-            p_value(row["p_shuffle"]),
-            interval(row["null_shift_low"], row["null_shift_high"]),
-            *(number(100 * row[top], 1) for top in ("top1", "top5", "top10")),
-        )
-        for row in conditions.to_dict("records")
-    ]
-    if rows:
-        best = best_condition(conditions)
-        n = float(conditions["n_test_windows"].iloc[0] if best is None else best["n_test_windows"])
-        tops = [number(min(100.0, 100 * k / n) if n else None, 1) for k in (1, 5, 10)]
-        rows.append(("Chance", "", "", "0.500", "", "", "", "", *tops))
-    columns = ["Condition", "Task", "Windows (train / test)", "Mean rank", level]
-    columns += ["p (shift)", "p (shuffle)", "Null (shift)", "Top-1 (%)", "Top-5 (%)", "Top-10 (%)"]
-    return make_table(columns, rows, columns[2:])
-
-
-def contrast_table(contrasts: pd.DataFrame, level: str) -> Table:
-    """Return the paired comparisons between conditions."""
-    columns = ["Contrast", "Difference", level, "p", "Blocks", "Reading"]
-    rows = [
-        (
-            contrast_label(str(row["contrast"]), str(row["audio"])),
-            number(row["difference"]),
-            interval(row["ci_low"], row["ci_high"]),
-            p_value(row["p"]),
-            count(row["n_blocks"]),
-            _read_contrast(row),
-        )
-        for row in contrasts.to_dict("records")
-    ]
-    return make_table(columns, rows, columns[1:5])
-
-
-def _read_contrast(row: Mapping[Any, Any]) -> str:
-    first, _, second = str(row["contrast"]).partition("-")
-    if pd.isna(row["p"]) or row["p"] >= 0.05 or not second:
-        return "no difference established"
-    winner, loser = (first, second) if row["difference"] < 0 else (second, first)
-    return f"{condition_label(winner)} is better than {condition_label(loser)}"
-
-
-def _recording_table(recordings: list[Mapping[str, Any]]) -> Table:
-    columns = ["Recording", "Used for", "Format", "Rate (Hz)", "Duration", "Channels kept"]
-    columns += ["Split", "Windows (train / val / test)"]
-    rows = []
-    for r in recordings:
-        windows = r.get("windows") or {}
-        counts = " / ".join(count(windows.get(split, 0)) for split in ("train", "val", "test"))
-        rate = r.get("sampling_frequency")
-        rows.append(
-            (
-                str(r.get("label")),
-                {"pretrain": "pretraining", "finetune": "task"}.get(str(r.get("role")), DASH),
-                str(r.get("format")),
-                DASH if rate is None else f"{float(rate):g}",
-                clock(r.get("duration")),
-                f"{count(r.get('kept'))} of {count(r.get('n_channels'))}",
-                str(r.get("split") or DASH),
-                counts,
-            )
-        )
-    return make_table(columns, rows, ["Rate (Hz)", "Duration", "Channels kept", columns[-1]])
-
-
-def _dropped_table(recordings: list[Mapping[str, Any]]) -> Table:
-    counts: dict[str, list[int]] = {}
-    for recording in recordings:
-        for reason, n in (recording.get("dropped") or {}).items():
-            counts.setdefault(str(reason), []).append(int(n))
-    rows = [
-        (reason, str(min(n)) if min(n) == max(n) else f"{min(n)} to {max(n)}", str(len(n)))
-        for reason, n in sorted(counts.items(), key=lambda item: (-max(item[1]), item[0]))
-    ]
-    columns = ["Reason", "Channels per recording", "Recordings"]
-    return make_table(columns, rows, columns[1:])
-
-
-def _alignment_table(recordings: list[Mapping[str, Any]]) -> Table:
-    columns = ["Recording", "Sound", "Version", "From", "To", "Sound = a t + b (s)"]
-    columns += ["Drift (ppm)", "Residual (ms)", "Anchors", "Read as"]
-    rows = [
-        (
-            str(recording.get("label")),
-            str(segment.get("stimulus")),
-            str(segment.get("version")),
-            clock(segment.get("start")),
-            clock(segment.get("stop")),
-            _clock_map(segment),
-            number(segment.get("drift_ppm"), 1),
-            number(segment.get("residual_ms"), 1),
-            count(segment.get("n_anchors")),
-            str(segment.get("reading")),
-        )
-        for recording in recordings
-        for segment in recording.get("alignment", [])
-    ]
-    return make_table(columns, rows, [*columns[3:5], *columns[6:9]])
-
-
-def _clock_map(segment: Mapping[str, Any]) -> str:
-    slope, offset = segment.get("slope"), segment.get("offset")
-    if slope is None:
-        return DASH
-    text = f"a = {float(slope):.8f}"
-    return text if offset is None else f"{text}, b = {number(offset)}"
-
-
-def _channel_table(tables: tuple[pd.DataFrame, ...]) -> Table:
-    """Return every channel of the participant: in how many recordings it was kept, and why not."""
-    if not tables:
-        return make_table([], [])
-    every = tolerate(pd.concat(tables, ignore_index=True), ["name", "type", "kept", "reason"])
-    every["kept"] = every["kept"].astype(str).str.lower() == "true"
-    rows = []
-    for name, same in every.groupby("name", sort=False):
-        reasons = Counter(same.loc[~same["kept"], "reason"].astype(str))
-        why = "; ".join(f"{reason} ({n})" for reason, n in reasons.items())
-        kept = f"{int(same['kept'].sum())} of {len(same)}"
-        rows.append((str(name), str(same["type"].iloc[0]), kept, why or DASH))
-    columns = ["Channel", "Type", "Kept in recordings", "Dropped because (recordings)"]
-    return make_table(columns, rows, ["Kept in recordings"])
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}: ")
-        else:
-            yield f"{prefix}{name}", str(value)
-
-
-# ---------------------------------------------------------------------------- pictures
 
 
 def draw_pictures(

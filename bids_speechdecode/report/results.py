@@ -1,0 +1,184 @@
+"""What is on disk about one participant; whatever is absent is empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bids_speechdecode.report import figures, methods
+from bids_speechdecode.report.figures import Key
+from bids_speechdecode.report.page import entity, only_finite, read_object, read_table, tolerate
+
+SCORE_COLUMNS = [
+    "condition",
+    "audio",
+    "task",
+    "n_train_windows",
+    "n_test_windows",
+    "n_blocks",
+    "relative_rank",
+    "ci_low",
+    "ci_high",
+    "p_shift",
+    "p_shuffle",
+    "top1",
+    "top5",
+    "top10",
+    "null_shift_rank",
+    "null_shift_low",
+    "null_shift_high",
+    "target",
+]
+CONTRAST_COLUMNS = ["contrast", "audio", "difference", "ci_low", "ci_high", "p", "n_blocks"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything on disk about one participant; what is absent is empty."""
+
+    plan: Mapping[str, Any]
+    conditions: pd.DataFrame
+    contrasts: pd.DataFrame
+    score_notes: tuple[tuple[str, str], ...]
+    ranks: Mapping[Key, np.ndarray]
+    draws: Mapping[Key, tuple[np.ndarray, np.ndarray]]
+    histories: Mapping[str, pd.DataFrame]
+    spectra: tuple[tuple[str, pd.DataFrame], ...]
+    channels: tuple[pd.DataFrame, ...]
+    electrodes: tuple[tuple[str, pd.DataFrame], ...]
+    environment: Mapping[str, Any]
+    settings: methods.Settings | None
+    settings_text: str
+    log_lines: tuple[str, ...]
+
+
+def latest_log(folder: Path) -> Path | None:
+    """Return the folder of a participant's latest run; their names sort by time."""
+    runs = sorted(path for path in (folder / "log").glob("*") if path.is_dir())
+    return runs[-1] if runs else None
+
+
+def read_results(folder: Path, log_dir: Path | None) -> Results:
+    """Read what there is under ``sub-XX`` and in the folder of its log."""
+    files = sorted(path for path in folder.rglob("sub-*") if path.is_file())
+    log = log_dir or folder / "log" / "none"
+    settings_path = log / "config.toml"
+    return Results(
+        plan=next((read_object(p) for p in files if p.name.endswith("desc-plan_windows.json")), {}),
+        conditions=sorted_conditions(
+            _join(files, "desc-conditions_scores.tsv", SCORE_COLUMNS), "relative_rank"
+        ),
+        contrasts=_join(files, "desc-contrasts_scores.tsv", CONTRAST_COLUMNS),
+        score_notes=tuple(_read_score_notes(files)),
+        ranks=_read_ranks(files),
+        draws=_read_draws(files),
+        histories=_read_histories(files),
+        spectra=tuple(
+            (entity(path, "task"), tolerate(read_table(path), ["frequency", "before", "after"]))
+            for path in _ending(files, "_spectra.tsv")
+        ),
+        channels=tuple(read_table(p) for p in _ending(files, "desc-selected_channels.tsv")),
+        electrodes=tuple(
+            (entity(path, "space") or "unnamed", read_table(path))
+            for path in _ending(files, "_electrodes.tsv")
+        ),
+        environment=read_object(log / "environment.json"),
+        settings=methods.read_settings(settings_path) if settings_path.is_file() else None,
+        settings_text=_read_text(settings_path),
+        log_lines=tuple(_read_text(log / "log.txt").splitlines()),
+    )
+
+
+def _ending(files: list[Path], ending: str) -> list[Path]:
+    return [path for path in files if path.name.endswith(ending)]
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _join(files: list[Path], ending: str, columns: list[str]) -> pd.DataFrame:
+    tables = [tolerate(read_table(path), columns) for path in _ending(files, ending)]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+
+
+def sorted_conditions(table: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Return the rows that have a `value`: task with true audio, then ambient, then pretraining."""
+    table = only_finite(table, value)
+    order = table["condition"].map(figures.condition_order)
+    place = (table["condition"] == "pretrained") * 1000 + (table["audio"] != "true") * 100 + order
+    return table.iloc[np.argsort(place.to_numpy(), kind="stable")].reset_index(drop=True)
+
+
+def _read_score_notes(files: list[Path]) -> Iterator[tuple[str, str]]:
+    """Yield what the evaluation itself says about the limits of its numbers."""
+    for path in _ending(files, "desc-conditions_scores.json"):
+        notes = read_object(path).get("Notes")
+        for which, texts in (notes if isinstance(notes, Mapping) else {}).items():
+            yield from ((str(which), str(text)) for text in texts)
+
+
+def _read_ranks(files: list[Path]) -> dict[Key, np.ndarray]:
+    parts: dict[Key, list[np.ndarray]] = {}
+    for path in _ending(files, "_events.tsv"):
+        table = read_table(path)
+        if entity(path, "desc") and "rank" in table:
+            audio = table["audio"] if "audio" in table else pd.Series("true", table.index)
+            for version, rows in table.groupby(audio):
+                key = (_condition(path), str(version))
+                parts.setdefault(key, []).append(rows["rank"].to_numpy(dtype=float))
+    return {key: np.concatenate(parts[key]) for key in sorted(parts, key=_key_order)}
+
+
+def _condition(path: Path) -> str:
+    """Return the condition in a name; its ambient version is called, say, linearAmbient."""
+    return entity(path, "desc").removesuffix("Ambient")
+
+
+def _key_order(key: Key) -> tuple[bool, bool, int, str]:
+    return key[0] == "pretrained", key[1] != "true", figures.condition_order(key[0]), key[0]
+
+
+def _read_draws(files: list[Path]) -> dict[Key, tuple[np.ndarray, np.ndarray]]:
+    found: dict[Key, tuple[np.ndarray, np.ndarray]] = {}
+    for path in _ending(files, "_scores.json"):
+        for row in _rows_with_draws(read_object(path)):
+            key = (str(row.get("condition") or _condition(path)), str(row.get("audio", "true")))
+            shifted, shuffled = row.get("null_shift_draws"), row.get("null_shuffle_draws")
+            found[key] = (np.array(shifted or [], float), np.array(shuffled or [], float))
+    return {key: found[key] for key in sorted(found, key=_key_order)}
+
+
+def _rows_with_draws(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the objects that hold permutation draws, however deep they lie."""
+    if isinstance(value, Mapping) and isinstance(value.get("null_shift_draws"), list):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _rows_with_draws(inner)
+
+
+def _read_histories(files: list[Path]) -> dict[str, pd.DataFrame]:
+    columns = ["epoch", "train_loss", "val_loss", "val_rank"]
+    found = {
+        entity(path, "desc"): tolerate(read_table(path), columns)
+        for path in _ending(files, "_history.tsv")
+    }
+    return {model: found[model] for model in sorted(found, key=lambda m: _key_order((m, "true")))}
+
+
+def best_condition(conditions: pd.DataFrame) -> pd.Series | None:
+    """Return the row of the lowest rank on the task's windows, with the true audio if any."""
+    task = conditions[conditions["condition"] != "pretrained"]
+    task = task if (task["audio"] == "true").sum() == 0 else task[task["audio"] == "true"]
+    return None if task.empty else task.iloc[int(np.argmin(task["relative_rank"].astype(float)))]
+
+
+def confidence(results: Results) -> float:
+    """Return the level of the confidence intervals, as set for the run."""
+    return results.settings["evaluation"]["confidence"] if results.settings else 0.95
