@@ -11,6 +11,8 @@ import pandas as pd
 import torch
 
 from bids_speechdecode.bids.derivatives import read_sidecar
+from bids_speechdecode.config import Config
+from bids_speechdecode.decoding.statistics import label_blocks
 from bids_speechdecode.decoding.windows import TargetScaler, WindowSet
 from bids_speechdecode.errors import DataError
 from bids_speechdecode.steps.context import Context, require_step
@@ -53,6 +55,15 @@ class LoadedWindows:
         """Return the windows for the encoder, with targets z-scored by `scaler`."""
         targets = torch.from_numpy(scaler.transform(self.targets)).to(self.signal.device)
         return WindowSet(self.signal, self.starts, self.n_samples, targets)
+
+    def blocks(self, config: Config) -> np.ndarray:
+        """Return the contiguous block of each window, the unit of resampling and of folds."""
+        return label_blocks(
+            self.table["audio_onset"],
+            self.table["piece"],
+            duration=config.windows.duration,
+            block=config.evaluation.block,
+        )
 
     def join(self, other: LoadedWindows) -> LoadedWindows:
         """Return the windows of two sets that share one signal."""

@@ -16,7 +16,6 @@ from bids_speechdecode.bids.derivatives import (
     write_tsv,
 )
 from bids_speechdecode.decoding.evaluation import Scores, compare_ranks, score_ranks
-from bids_speechdecode.decoding.statistics import label_blocks
 from bids_speechdecode.steps.context import (
     BACKWARD,
     FINETUNED,
@@ -127,12 +126,7 @@ def _score(
     label = f"sub-{context.participant} {condition} on {task} ({version})"
     with context.progress.task("evaluate", label, 1) as advance:
         brain, audio, n_train = _embed(context, condition, test)
-        blocks = label_blocks(
-            test.table["audio_onset"],
-            test.table["piece"],
-            duration=context.config.windows.duration,
-            block=context.config.evaluation.block,
-        )
+        blocks = test.blocks(context.config)
         # The same draws for every condition: their nulls and intervals differ by data alone.
         rng = np.random.default_rng([context.config.run.seed, 3])
         order = np.arange(len(test))

@@ -96,7 +96,7 @@ def _fit_backward(
     scaler = TargetScaler.fit(training.targets)
     both = training.join(validation)
     rate = context.config.preprocess.rate
-    model = fit_backward(both.scaled(scaler), both.table["piece"].to_numpy(), rate=rate)
+    model = fit_backward(both.scaled(scaler), both.blocks(context.config), rate=rate)
     path = context.model_file(BACKWARD)
     with atomic_write(path) as temporary:
         weights, intercept = model.weights.contiguous(), model.intercept.contiguous()
