@@ -34,7 +34,7 @@ import pandas as pd
 import soundfile
 
 from bids_speechdecode.bids.dataset import Recording, read_tsv, require_content
-from bids_speechdecode.errors import DataError, did_you_mean
+from bids_speechdecode.errors import DataError, MissingInputError, did_you_mean
 from bids_speechdecode.timeline import ClockMap, Interval, merge_intervals
 
 Version = Literal["true", "ambient"]
@@ -178,16 +178,23 @@ def _read_events(
             expected="onset, duration, stim_file",
             found=", ".join(map(str, table.columns)),
             where=path,
+            fix="add it: seconds from the start of the recording to each event",
         )
     if table.empty:
         if optional:
             return [], [], [*table_notes, f"{path.name}: no rows"]
-        raise DataError("events.tsv is empty.", expected="rows", found="a header", where=path)
+        raise DataError(
+            "events.tsv is empty.",
+            expected="rows that say when which audio was heard",
+            found="only a header",
+            where=path,
+            fix="add rows with onset, duration and stim_file",
+        )
     table, notes = _with_onsets(table, path)
     artifacts, is_artifact = _artifacts(table, path, duration, notes)
     rows = [_row(line, row, path) for line, row in _named(table[~is_artifact], notes)]
     for row in rows:
-        _require_inside(row, duration)
+        _require_inside(row, duration, recording.duration)
     return _without_repeats(rows, notes), artifacts, [*table_notes, *notes]
 
 
@@ -204,6 +211,7 @@ def _with_onsets(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[st
             expected="seconds since the start of the recording",
             found="n/a in all rows",
             where=path,
+            fix="fill the column onset",
         )
     n = int(missing.sum())
     notes = [f"{path.name}: {n} rows without an onset, left out"] if n else []
@@ -222,6 +230,7 @@ def _seconds(text: str | None, column: str, path: Path, line: object) -> float:
             expected="seconds, or n/a",
             found=repr(text),
             where=f"{path}, line {line}",
+            fix="write a number of seconds with a decimal point, or n/a",
         )
     return value
 
@@ -280,16 +289,26 @@ def _row(line: int, row: pd.Series, path: Path) -> _Row:
     )
 
 
-def _require_inside(row: _Row, duration: float) -> None:
-    if not 0 <= row.onset < duration:
-        raise DataError(
-            "An onset lies outside the recording.",
-            expected=f"seconds from 0 to {duration:.3f}, the recording's length",
-            found=f"{row.onset:g}",
-            where=row.where,
-            fix="correct the onset; for audio that had started before the recording, give "
-            "onset 0 and, in the column audio_onset, the time in the audio",
+def _require_inside(row: _Row, duration: float, stated: float | None) -> None:
+    """Raise if a row starts outside the recording; `stated` is its length in the sidecar."""
+    if 0 <= row.onset < duration:
+        return
+    fix = (
+        "correct the onset; for audio that had started before the recording, give "
+        "onset 0 and, in the column audio_onset, the time in the audio"
+    )
+    if stated and duration <= row.onset < stated:
+        fix = (
+            f"the sidecar says that the recording lasts {stated:.3f} s, so the file is "
+            "truncated: copy it again from its source"
         )
+    raise DataError(
+        "An onset lies outside the recording.",
+        expected=f"seconds from 0 to {duration:.3f}, the recording's length",
+        found=f"{row.onset:g}",
+        where=row.where,
+        fix=fix,
+    )
 
 
 def _without_repeats(rows: list[_Row], notes: list[str]) -> list[_Row]:
@@ -334,7 +353,10 @@ class _Stimuli:
                 expected=f"a path relative to {self.folder}",
                 found=repr(name),
                 where=where,
+                fix="put the audio into that folder and correct stim_file",
             )
+        if not path.exists() and not path.is_symlink():
+            raise _absent(name, path, where)
         return self.open(path)
 
     def open(self, path: Path) -> AudioSource:
@@ -343,6 +365,19 @@ class _Stimuli:
             require_content(path, self.root)
             self._sources[path] = _probe(path)
         return self._sources[path]
+
+
+def _absent(name: str, path: Path, where: str | Path) -> MissingInputError:
+    folder = path.parent
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    hint = did_you_mean(path.name, names)
+    return MissingInputError(
+        "The audio that events.tsv names is absent.",
+        expected=str(path),
+        found=f"no such file for stim_file {name!r}",
+        where=where,
+        fix="put the audio there, or correct stim_file" + (f"; {hint}" if hint else ""),
+    )
 
 
 def _probe(path: Path) -> AudioSource:
@@ -354,6 +389,7 @@ def _probe(path: Path) -> AudioSource:
             expected="audio that libsndfile opens (WAV, FLAC, OGG, MP3, ...)",
             found=str(error),
             where=path,
+            fix="play the file; where it is damaged, fetch it again or convert the original",
         ) from None
     if not info.frames:
         raise DataError("An audio file is empty.", found="0 samples", where=path)

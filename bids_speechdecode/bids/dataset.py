@@ -24,6 +24,7 @@ from bids_speechdecode.errors import (
     InvalidBIDSError,
     MissingInputError,
     NothingSelectedError,
+    SpeechDecodeError,
     UsageError,
     did_you_mean,
 )
@@ -73,7 +74,7 @@ class Recording:
 
     Where the signal itself is not in the dataset (only its sidecars are), `format` is empty,
     `path` is the name the signal would have less its extension, and `signal_missing` is true;
-    `require_signal` then raises.
+    `require_signal` then raises. Where a sidecar cannot be read, `problem` says why.
     """
 
     root: Path
@@ -90,6 +91,7 @@ class Recording:
     channels_path: Path | None = None
     electrodes: tuple[ElectrodesFile, ...] = ()
     notes: tuple[str, ...] = ()
+    problem: SpeechDecodeError | None = field(default=None, compare=False)  # of its sidecars
 
     @property
     def label(self) -> str:
@@ -153,7 +155,11 @@ def read_tsv(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     rows = [(number, row) for number, row in rows if any(row)]
     if not rows:
         raise DataError(
-            "A table is empty.", expected="a header line and rows", found="nothing", where=path
+            "A table is empty.",
+            expected="a header line and rows",
+            found="nothing",
+            where=path,
+            fix="copy the file again from its source, or write it anew",
         )
     header = rows[0][1]
     while header and not header[-1]:
@@ -172,6 +178,14 @@ def read_tsv(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
 def _decode(path: Path) -> tuple[str, list[str]]:
     require_content(path, path.parent)
     data = path.read_bytes()
+    if b"\0" in data:
+        raise DataError(
+            "A table is not a text file.",
+            expected="tab-separated text in UTF-8",
+            found="binary content, or text in UTF-16",
+            where=path,
+            fix="save it as tab-separated text in UTF-8, or copy it again from its source",
+        )
     notes = []
     if data.startswith(b"\xef\xbb\xbf"):
         notes.append(f"{path.name}: byte-order mark removed")
@@ -193,6 +207,7 @@ def _check_columns(path: Path, header: list[str], rows: list[tuple[int, list[str
                 expected=f"{len(header)} cells",
                 found=f"{len(row)} cells",
                 where=f"{path}, line {number}",
+                fix="separate the columns by single tabs and name every column in the first line",
             )
 
 
@@ -215,7 +230,11 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(
-            "A JSON file cannot be read.", expected="valid JSON", found=str(error), where=path
+            "A JSON file cannot be read.",
+            expected="valid JSON",
+            found=str(error),
+            where=path,
+            fix="correct the file (any JSON checker shows the place), or copy it again",
         ) from None
     if not isinstance(content, dict):
         raise DataError("A JSON file holds no object.", expected="{...}", where=path)
@@ -258,11 +277,10 @@ def require_content(path: Path, dataset_root: Path) -> None:
         )
     if not path.exists():
         where = next((p for p in path.parents if p.is_dir()), None)
-        names = [p.name for p in where.iterdir()] if where else []
+        names = [p.name for p in where.iterdir() if p.suffix == path.suffix] if where else []
         hint = did_you_mean(path.name, names)
-        raise MissingInputError(
-            "A file is absent.", found=hint, where=path, fix="put the file there"
-        )
+        fix = "put the file there" + (f"; {hint}" if hint else "")
+        raise MissingInputError("A file is absent.", where=path, fix=fix)
 
 
 def _pointer_kind(path: Path) -> str:
@@ -390,15 +408,21 @@ def select_participants(
         if _bare(label, "sub") not in dataset.participants:
             raise NothingSelectedError(
                 f"There is no participant {_bare(label, 'sub')!r} in the dataset.",
-                expected=_some(dataset.participants),
-                found=did_you_mean(_bare(label, "sub"), dataset.participants),
+                expected="one of " + _some(dataset.participants),
+                found=f"sub-{_bare(label, 'sub')}",
                 where=dataset.root,
+                fix=did_you_mean(_bare(label, "sub"), dataset.participants)
+                or "give labels of the list, with or without the prefix sub-",
             )
     chosen = {_bare(label, "sub") for label in wanted} or set(dataset.participants)
     left = sorted(chosen - {_bare(label, "sub") for label in excluded})
     if not left:
         raise NothingSelectedError(
-            "No participant is left.", found="all are excluded", where=dataset.root
+            "No participant is left.",
+            expected="one of " + _some(dataset.participants),
+            found="all that were chosen are excluded",
+            where=dataset.root,
+            fix="name fewer in --exclude-participant-label",
         )
     return tuple(left)
 
@@ -546,7 +570,7 @@ def _recording(root: Path, stem: tuple[Path, tuple], files: Sequence[_File]) -> 
     if len(signals) > 1:
         notes.append(f"{len(signals)} formats of one recording, {signals[0].name} is used")
     channels_path = _nearest(inherited, "channels", ".tsv")
-    channels, channel_notes = read_channels(channels_path)
+    (channels, channel_notes), metadata, problem = _read_sidecars(channels_path, inherited)
     of = dict(entities)
     return Recording(
         root=root,
@@ -558,12 +582,26 @@ def _recording(root: Path, stem: tuple[Path, tuple], files: Sequence[_File]) -> 
         run=of.get("run"),
         entities=entities,
         channels=channels,
-        metadata=_merged_metadata(inherited),
+        metadata=metadata,
         events_path=_nearest(inherited, "events", ".tsv"),
         channels_path=channels_path,
         electrodes=_electrodes(files, bare, entities),
         notes=(*notes, *channel_notes),
+        problem=problem,
     )
+
+
+def _read_sidecars(
+    channels_path: Path | None, inherited: Sequence[_File]
+) -> tuple[tuple[tuple[Channel, ...], tuple[str, ...]], dict[str, Any], SpeechDecodeError | None]:
+    """Return channels with notes, metadata, and the error that kept them from being read.
+
+    One broken sidecar must not hide the other recordings, so the error is kept, not raised.
+    """
+    try:
+        return read_channels(channels_path), _merged_metadata(inherited), None
+    except SpeechDecodeError as error:
+        return ((), ()), {}, error
 
 
 def _inherited(
@@ -675,9 +713,9 @@ def require_tasks(recordings: Sequence[Recording], task: str, option: str) -> tu
         raise NothingSelectedError(
             f"There is no recording of the task {task!r}.",
             expected="one of " + ", ".join(tasks),
-            found=did_you_mean(task, tasks),
+            found=repr(task),
             where=recordings[0].root / f"sub-{recordings[0].participant}" if recordings else "",
-            fix=f"name the task with {option}",
+            fix=f"name the task with {option}; {did_you_mean(task, tasks)}".rstrip("; "),
         )
     return chosen
 
@@ -704,6 +742,7 @@ def read_channels(path: Path | None) -> tuple[tuple[Channel, ...], tuple[str, ..
             expected="name, type, units, status",
             found=", ".join(table.columns),
             where=path,
+            fix="name the columns in the first line as BIDS does",
         )
     rows = [row for row in table.to_dict("records") if row["name"]]
     channels = tuple(_channel({str(k): v for k, v in row.items()}) for row in rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,10 +18,12 @@ from bids_speechdecode.bids.alignment import Alignment, Segment, align
 from bids_speechdecode.bids.dataset import (
     Channel,
     Dataset,
+    ElectrodesFile,
     Recording,
     match_channels,
     require_signal,
 )
+from bids_speechdecode.bids.electrodes import read_electrodes
 from bids_speechdecode.config import Config, WindowConfig
 from bids_speechdecode.decoding.splits import split_blocks, split_recordings
 from bids_speechdecode.decoding.windows import list_windows
@@ -49,6 +51,7 @@ class PlannedRecording:
     montage: Montage
     alignment: Alignment
     gaps: tuple[Interval, ...]
+    electrodes: tuple[ElectrodesFile, ...] = ()  # those that can be read
     notes: tuple[str, ...] = ()
 
     @property
@@ -180,6 +183,7 @@ def plan_participant(
                 found=", ".join(sorted({r.task for r in recordings})) or "no recording",
             )
     pieces = _cut_pretraining(planned, config) + _cut_task(planned, config)
+    _require_windows(participant, pieces, config)
     return ParticipantPlan(
         participant,
         dataset.simulated,
@@ -192,6 +196,24 @@ def plan_participant(
 
 def _needed_roles(config: Config) -> tuple[str, ...]:
     return (FINETUNE,) if config.inputs.pretrain_task == "none" else (PRETRAIN, FINETUNE)
+
+
+def _require_windows(participant: str, pieces: Sequence[Piece], config: Config) -> None:
+    """Raise if a split that training or evaluation needs has no usable window."""
+    for role in _needed_roles(config):
+        counts = {
+            split: sum(p.n_usable for p in pieces if (p.role, p.split) == (role, split))
+            for split in SPLITS
+        }
+        if not all(counts.values()):
+            task = _task_of(role, config)
+            raise DataError(
+                f"sub-{participant} has too few windows of task {task!r} to split them",
+                expected="training, validation and test windows with signal and sound",
+                found=", ".join(f"{n} {split}" for split, n in counts.items()),
+                fix="use more or longer recordings; --dry-run lists what is left out and why "
+                "(gaps, artifacts, short audio)",
+            )
 
 
 def _task_of(role: str, config: Config) -> str:
@@ -208,6 +230,8 @@ def _plan_recording(
     dataset: Dataset, recording: Recording, role: str, config: Config
 ) -> PlannedRecording:
     """Read the header, choose the channels, align the audio."""
+    if recording.problem:
+        raise recording.problem
     require_signal(recording)
     reader = open_signal(recording.path, recording.format)
     kept, dropped, notes = choose_channels(recording, reader.channel_names)
@@ -217,6 +241,7 @@ def _plan_recording(
             expected="at least one channel of type SEEG, ECOG or DBS with status good",
             found=_count_words(dropped),
             where=recording.channels_path or recording.path,
+            fix="correct type and status in channels.tsv; its names must be those of the signal",
         )
     duration = reader.n_times / reader.sampling_rate
     alignment = align(
@@ -239,9 +264,8 @@ def _plan_recording(
         config.preprocess.reference,
         [groups.get(name, "") for name in reader.channel_names],
     )
-    stated = recording.sampling_frequency
-    if stated and abs(stated - reader.sampling_rate) > 1e-3 * reader.sampling_rate:
-        notes += (f"sidecar says {stated:g} Hz, the file {reader.sampling_rate:g} Hz (used)",)
+    electrodes, electrode_notes = _usable_electrodes(recording, reader.channel_names, kept)
+    notes += (*_header_notes(recording, reader.sampling_rate, duration), *electrode_notes)
     return PlannedRecording(
         recording,
         role,
@@ -253,8 +277,49 @@ def _plan_recording(
         montage,
         alignment,
         reader.gaps,
+        electrodes,
         (*recording.notes, *notes, *alignment.notes),
     )
+
+
+def _header_notes(recording: Recording, rate: float, duration: float) -> Iterator[str]:
+    """Yield where the sidecar disagrees with the file, which is what is used."""
+    stated = recording.sampling_frequency
+    if stated and abs(stated - rate) > 1e-3 * rate:
+        yield f"sidecar says {stated:g} Hz, the file {rate:g} Hz (used)"
+    stated = recording.duration
+    if stated and abs(stated - duration) > max(1.0, 1e-3 * duration):
+        which = "; the file may be truncated" if duration < stated else ""
+        yield f"sidecar says {stated:.1f} s, the file lasts {duration:.1f} s (used){which}"
+
+
+def _usable_electrodes(
+    recording: Recording, names: Sequence[str], kept: Sequence[int]
+) -> tuple[tuple[ElectrodesFile, ...], tuple[str, ...]]:
+    """Return the electrodes files that can be read, and notes on what is odd about them.
+
+    Decoding needs no positions, so a broken file costs the maps and not the recording.
+    """
+    usable, notes = [], []
+    for file in recording.electrodes:
+        try:
+            found = read_electrodes(file)
+        except SpeechDecodeError as error:
+            notes.append(f"{file.electrodes.name} is not used: {_in_one_line(error)}")
+            continue
+        usable.append(file)
+        notes += [f"{file.electrodes.name}: {note}" for note in found.notes]
+        nowhere = [names[i] for i in kept if names[i] not in found.names]
+        if nowhere:
+            notes.append(
+                f"{file.electrodes.name}: {len(nowhere)} of {len(kept)} used channels are not in "
+                f"it, such as {nowhere[0]}"
+            )
+    return tuple(usable), tuple(notes)
+
+
+def _in_one_line(error: SpeechDecodeError) -> str:
+    return "; ".join(" ".join(line.split()) for line in str(error).splitlines())
 
 
 def choose_channels(

@@ -236,7 +236,7 @@ def _selection_table(planned: PlannedRecording, result: Preprocessed) -> pd.Data
 
 def _copy_electrodes(context: Context, planned: PlannedRecording) -> None:
     """Put electrodes.tsv and coordsystem.json beside the signal, unchanged."""
-    for electrodes in planned.recording.electrodes:
+    for electrodes in planned.electrodes:
         for source in (electrodes.electrodes, electrodes.coordsystem):
             if source is None:
                 continue
