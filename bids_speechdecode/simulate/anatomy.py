@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,6 +92,17 @@ def hearing_weight(position_mm: np.ndarray) -> float:
 def distance_from_core(position_mm: np.ndarray) -> float:
     """Return the distance to medial Heschl's gyrus, in millimetres."""
     return float(np.linalg.norm(_fold_left(position_mm) - _AUDITORY_MM[0]))
+
+
+def smooth_over_space(contacts: Sequence[Contact], white: np.ndarray) -> np.ndarray:
+    """Return white noise of shape (..., n_contacts) with the correlation of neighbours.
+
+    Contacts d apart correlate with ``0.15 + 0.85 exp(-d / 8 mm)``: fields spread, and nearby
+    neurons do similar things.
+    """
+    positions = np.array([contact.position_mm for contact in contacts]).reshape(-1, 3)
+    distance = np.linalg.norm(positions[:, None] - positions[None], axis=2)
+    return white @ np.linalg.cholesky(0.15 + 0.85 * np.exp(-distance / 8.0)).T
 
 
 def _fold_left(position_mm: np.ndarray) -> np.ndarray:

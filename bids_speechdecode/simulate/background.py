@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.signal import butter, sosfilt, sosfreqz, zpk2sos
 
-from bids_speechdecode.simulate.anatomy import Contact
+from bids_speechdecode.simulate.anatomy import Contact, smooth_over_space
 
 SLOW_BAND = (0.5, 20.0)  # hertz
 SLOW_RMS = 30.0  # µV of the background in that band, before differences between contacts
@@ -34,16 +34,6 @@ def power_law_filter(rate: float) -> np.ndarray:
     variance = np.sum(np.abs(response[inside]) ** 2) / len(frequencies)
     sections[0, :3] /= np.sqrt(variance)
     return sections
-
-
-def spatial_mixing(contacts: tuple[Contact, ...]) -> np.ndarray:
-    """Return the matrix that gives white noise the correlation of volume conduction.
-
-    Contacts d apart correlate with ``0.15 + 0.85 exp(-d / 8 mm)``.
-    """
-    positions = np.array([contact.position_mm for contact in contacts])
-    distance = np.linalg.norm(positions[:, None] - positions[None], axis=2)
-    return np.linalg.cholesky(0.15 + 0.85 * np.exp(-distance / 8.0)).T
 
 
 class _Filter:
@@ -90,7 +80,7 @@ class Background:
         n = len(contacts)
         self._rng, self._rate, self._bad, self._spiking = rng, rate, bad, spiking
         self._scale = SLOW_RMS * scale
-        self._mixing = spatial_mixing(contacts)
+        self._contacts = contacts
         sections = power_law_filter(rate)
         self._colour, self._colour_reference = _Filter(sections, n), _Filter(sections, 1)
         self._carrier = _Filter(_carrier_filter(rate), len(auditory))
@@ -107,7 +97,7 @@ class Background:
     def make(self, n: int) -> np.ndarray:
         """Return the background of all contacts, (n, n_contacts), µV, before the electrodes."""
         white = self._rng.standard_normal((n, len(self._scale)), np.float32)
-        signal = self._colour(white @ self._mixing) * self._scale
+        signal = self._colour(smooth_over_space(self._contacts, white)) * self._scale
         return signal + self._make_spikes(n)[:, None] * self._spiking
 
     def add_electronics(self, signal: np.ndarray) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from scipy.stats import norm
 
-from bids_speechdecode.simulate.anatomy import Contact, distance_from_core
+from bids_speechdecode.simulate.anatomy import Contact, distance_from_core, smooth_over_space
 from bids_speechdecode.simulate.speech import RATE, SPEECH_RMS
 
 FRAME_RATE = 100.0  # hertz, of drives, response functions and responses
@@ -117,8 +119,10 @@ def draw_brain(contacts: tuple[Contact, ...], story: np.ndarray, rng: np.random.
     core = np.array([distance_from_core(np.array(contacts[i].position_mm)) for i in auditory])
     # Sound reaches the core first and moves outwards.
     latency = np.clip(0.06 + 0.003 * core + rng.normal(0, 0.015, len(auditory)), 0.05, 0.25)
-    tuning = np.array([_draw_tuning(rng) for _ in auditory]) / story.std(axis=0)
-    polarity = rng.choice([-1.0, 1.0], len(auditory))
+    hearing = [contacts[i] for i in auditory]
+    tuning = _draw_tuning(hearing, rng) / story.std(axis=0)
+    field = smooth_over_space(hearing, rng.standard_normal(len(hearing)))
+    polarity = np.where(field < 0, -1.0, 1.0)
     slow = (polarity * _biphasic(latency)).T[:, None, :] * tuning[:, :, None]
     high_gamma = _lobe(0.8 * latency, 0.35 * latency).T[:, None, :] * tuning[:, :, None]
     slow = slow / respond(story, slow).std(axis=0)[:, None, None]
@@ -127,12 +131,18 @@ def draw_brain(contacts: tuple[Contact, ...], story: np.ndarray, rng: np.random.
     return Brain(contacts, auditory, slow, high_gamma, latency, correlation, rise)
 
 
-def _draw_tuning(rng: np.random.Generator) -> np.ndarray:
-    """Return one contact's weights of envelope, onset and bands, shape (n_drives,)."""
+def _draw_tuning(contacts: Sequence[Contact], rng: np.random.Generator) -> np.ndarray:
+    """Return weights of envelope, onset and bands, shape (n_contacts, n_drives).
+
+    They change smoothly along the cortex, as tonotopy does.
+    """
+    white = rng.standard_normal((4, len(contacts)))
+    envelope, onset, best, width = norm.cdf(smooth_over_space(contacts, white))[:, :, None]
     n_bands = len(BAND_EDGES) - 1
-    best = rng.uniform(0, n_bands - 1)
-    bands = np.exp(-0.5 * ((np.arange(n_bands) - best) / rng.uniform(0.8, 1.8)) ** 2)
-    return np.concatenate([rng.uniform(0.2, 1.0, 2), bands - 0.3 * bands.mean()])
+    distance = (np.arange(n_bands) - best * (n_bands - 1)) / (0.8 + width)
+    bands = np.exp(-0.5 * distance**2)
+    bands -= 0.3 * bands.mean(axis=1, keepdims=True)
+    return np.concatenate([0.2 + 0.8 * envelope, 0.2 + 0.8 * onset, bands], axis=1)
 
 
 def _lobe(peak: np.ndarray, width: np.ndarray) -> np.ndarray:
@@ -142,8 +152,12 @@ def _lobe(peak: np.ndarray, width: np.ndarray) -> np.ndarray:
 
 
 def _biphasic(latency: np.ndarray) -> np.ndarray:
-    """Return a peak at the latency and a slower, opposite one at twice of it: (n_lags, n)."""
-    return _lobe(latency, 0.3 * latency) - 0.5 * _lobe(2 * latency, 0.5 * latency)
+    """Return a peak at the latency and a slower, opposite one at twice of it: (n_lags, n).
+
+    Their areas differ by two fifths of the first, which leaves a sustained response while sound
+    lasts.
+    """
+    return _lobe(latency, 0.3 * latency) - 0.36 * _lobe(2 * latency, 0.5 * latency)
 
 
 def respond(drives: np.ndarray, functions: np.ndarray, block: int = 8192) -> np.ndarray:
