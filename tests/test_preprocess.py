@@ -429,3 +429,27 @@ def test_memory_does_not_grow_with_duration(tmp_path: Path) -> None:
     short, long = peak_mb(2), peak_mb(4.5)
     assert long < 1000
     assert long - short < 50
+
+
+def test_nothing_crosses_a_cut(tmp_path: Path) -> None:
+    # A training sample must not depend on the signal of a held-out window, bit for bit.
+    rng = np.random.default_rng(3)
+    signal = rng.standard_normal((200 * 300, 2)).astype(np.float32)
+    changed = signal.copy()
+    changed[200 * 100 : 200 * 200] = 50 * rng.standard_normal((200 * 100, 2))
+    outputs = []
+    for number, data in enumerate((signal, changed)):
+        path = tmp_path / f"{number}.eeg"
+        preprocess(
+            ArrayReader(data, 200.0),
+            path,
+            montage=make_montage(["A1", "A2"], [0, 1], "none"),
+            scale_intervals=[Interval(0.0, 98.0), Interval(202.0, 300.0)],
+            cuts=[100.0, 200.0],
+        )
+        outputs.append(np.fromfile(path, "<f4").reshape(-1, 2))
+    for kept in (slice(0, 4000), slice(8000, None)):
+        np.testing.assert_array_equal(outputs[0][kept], outputs[1][kept])
+    blank = np.flatnonzero((outputs[0] == 0).all(axis=1))
+    assert len(blank) == pytest.approx(2 * 2 * 1.3 * 40, rel=0.1)
+    assert not np.array_equal(outputs[0][4000:8000], outputs[1][4000:8000])

@@ -123,7 +123,7 @@ class Derivatives:
             If it cannot be written.
         """
         check_output(self.source, self.root)
-        self._check_owner()
+        self.check_owner()
         title = f"{NAME}{' (simulated)' if self.simulated else ''}"
         _write_if_changed(self.root / "dataset_description.json", _to_json(self._description()))
         _write_if_changed(self.root / "README", _readme(title, self.command, self.simulated))
@@ -134,7 +134,8 @@ class Derivatives:
         rows = "".join(f"desc-{desc}\t{text}\n" for desc, text in _DESCRIPTIONS.items())
         _write_if_changed(self.root / "descriptions.tsv", f"desc_id\tdescription\n{rows}")
 
-    def _check_owner(self) -> None:
+    def check_owner(self) -> None:
+        """Raise a UsageError if the folder holds somebody else's dataset."""
         path = self.root / "dataset_description.json"
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
             makers = json.loads(path.read_text("utf-8")).get("GeneratedBy") or [{}]
@@ -374,6 +375,31 @@ def write_tsv(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(
             temporary, sep="\t", index=False, na_rep="n/a", lineterminator="\n", encoding="utf-8"
         )
+
+
+# Columns of words: pandas would take an `audio` that is everywhere "true" for a boolean.
+_TEXT_COLUMNS = (
+    "audio",
+    "condition",
+    "contrast",
+    "name",
+    "participant",
+    "reason",
+    "status",
+    "task",
+)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a BIDS table; ``n/a`` becomes NaN, other words stay as they are."""
+    return pd.read_csv(
+        path,
+        sep="\t",
+        na_values=["n/a"],
+        keep_default_na=False,
+        dtype=dict.fromkeys(_TEXT_COLUMNS, str),
+        encoding="utf-8-sig",
+    )
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 from bids_speechdecode.bids.derivatives import (
     Derivatives,
     fingerprint,
+    read_table,
     signature,
     write_sidecar,
     write_tsv,
@@ -207,7 +208,7 @@ def _read_participant(root: Path, participant: str) -> Iterator[tuple[str, Path,
 def _read_table(path: Path, kind: str) -> pd.DataFrame:
     """Return a table of scores, or raise DataError saying what is wrong with it."""
     try:
-        table = pd.read_csv(path, sep="\t", na_values="n/a", keep_default_na=False)
+        table = read_table(path)
     except (ValueError, OSError) as error:
         if isinstance(error, pd.errors.EmptyDataError) and kind == "contrasts":
             return pd.DataFrame(columns=list(_NEEDED[kind]))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import write_text
+from bids_speechdecode.bids.derivatives import read_table, write_text
 from bids_speechdecode.report import figures, methods
 from bids_speechdecode.report.figures import condition_label, contrast_label
 from bids_speechdecode.report.page import (
@@ -27,7 +27,6 @@ from bids_speechdecode.report.page import (
     number,
     p_value,
     read_object,
-    read_table,
     render,
     tolerate,
 )

@@ -103,21 +103,6 @@ def clock(seconds: Any) -> str:
 
 
 # Words that pandas would take for booleans ("true" audio) or numbers (a task called 1).
-TEXT_COLUMNS = ("audio", "condition", "contrast", "name", "participant", "reason", "task")
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Return a BIDS table; ``n/a`` becomes NaN, other words stay as they are."""
-    return pd.read_csv(
-        path,
-        sep="\t",
-        na_values=["n/a"],
-        keep_default_na=False,
-        dtype=dict.fromkeys(TEXT_COLUMNS, str),
-        encoding="utf-8-sig",
-    )
-
-
 def read_object(path: Path) -> dict[str, Any]:
     """Return a JSON object, empty where the file is absent."""
     if not path.is_file():

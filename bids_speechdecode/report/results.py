@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bids_speechdecode.bids.derivatives import read_table
 from bids_speechdecode.report import figures, methods
 from bids_speechdecode.report.figures import Key
-from bids_speechdecode.report.page import entity, only_finite, read_object, read_table, tolerate
+from bids_speechdecode.report.page import entity, only_finite, read_object, tolerate
 
 SCORE_COLUMNS = [
     "condition",

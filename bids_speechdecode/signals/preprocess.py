@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from bids_speechdecode.signals.export import write_brainvision_header
 from bids_speechdecode.signals.filters import BlockFilter, MissingRuns, design_filter
 from bids_speechdecode.signals.montage import Montage, make_montage
 from bids_speechdecode.signals.readers import SignalReader
-from bids_speechdecode.signals.rows import FloatArray, RowFile, reach_over_ends
+from bids_speechdecode.signals.rows import FloatArray, ReadRows, RowFile, reach_over_ends
 from bids_speechdecode.signals.spectrum import Spectrum, median_spectrum
 from bids_speechdecode.timeline import Interval, sample_at
 
@@ -95,6 +97,7 @@ def preprocess(
     line_frequency: float | None = None,
     clamp: float = 20.0,
     scale_intervals: Sequence[Interval] | None = None,
+    cuts: Sequence[float] = (),
     block: float | None = None,
     on_progress: Progress | None = None,
 ) -> Preprocessed:
@@ -118,6 +121,11 @@ def preprocess(
         Largest absolute value, in robust z.
     scale_intervals : sequence of Interval, optional
         Seconds from which median and quartiles are taken; the whole recording by default.
+    cuts : sequence of float, optional
+        Seconds where the signal is cut before it is high-passed, so that what lies on one side
+        has no part, not even a rounding, in what comes out on the other. Samples around a cut
+        that the anti-alias filter makes of both sides (1.3 s on each) count as missing. Each
+        stretch is continued over its ends by point reflection.
     block : float, optional
         Seconds read at once; chosen for speed by default. The result does not depend on it.
     on_progress : callable, optional
@@ -139,7 +147,9 @@ def preprocess(
         contacts = _decimate(reader, low, montage.picks, rate, block, report)
         usable = ~(contacts.flat | contacts.nan)
         wanted = _rows_within(scale_intervals, low.n_rows, rate)
-        sample = _filter(low, out, montage, contacts, usable, BlockFilter(taps), wanted)
+        margin = Decimator(reader.sampling_rate, rate).margin
+        stretches = _stretches(cuts, margin, low.n_rows, rate)
+        sample = _filter(low, out, montage, contacts, usable, BlockFilter(taps), wanted, stretches)
         flat, nan = _of_outputs(montage, contacts.flat), _of_outputs(montage, contacts.nan)
         center, scale = _fit_scale(sample)
         flat |= ~nan & (scale <= 0)
@@ -208,8 +218,12 @@ def _filter(
     usable: NDArray[np.bool_],
     block_filter: BlockFilter,
     wanted: NDArray[np.bool_],
+    stretches: Sequence[tuple[int, int, bool]],
 ) -> FloatArray:
-    """Write the referenced, filtered signal; return evenly spaced rows out of those `wanted`."""
+    """Write the referenced signal, each of the `stretches` filtered on its own.
+
+    Returns evenly spaced rows out of those `wanted`.
+    """
     weights = montage.weights(usable)
 
     def filled(start: int, stop: int) -> FloatArray:
@@ -217,18 +231,43 @@ def _filter(
         contacts.missing.fill(rows, start)
         return rows if weights is None else rows @ weights
 
-    read = reach_over_ends(filled, low.n_rows)
     every = max(1, -(-4 * int(wanted.sum()) * len(montage.names) // _SAMPLE_BYTES))
     sampled = np.flatnonzero(wanted)[::every].copy()
     sample = np.empty((len(sampled), len(montage.names)), dtype=np.float32)
-    for start in range(0, low.n_rows, block_filter.block):
-        stop = min(start + block_filter.block, low.n_rows)
-        rows = block_filter.apply(read(start - block_filter.half, stop + block_filter.half))
-        rows[_missing_outputs(montage, np.isnan(low.read(start, stop)))] = np.nan
-        out.append(rows)
-        first, last = np.searchsorted(sampled, (start, stop))
-        sample[first:last] = rows[sampled[first:last] - start]
+    for first, last, is_used in stretches:
+        if not is_used:
+            out.append(np.full((last - first, len(montage.names)), np.nan, dtype=np.float32))
+            continue
+        read = reach_over_ends(partial(_shifted, filled, first), last - first)
+        for start in range(first, last, block_filter.block):
+            stop = min(start + block_filter.block, last)
+            within = read(start - first - block_filter.half, stop - first + block_filter.half)
+            rows = block_filter.apply(within)
+            rows[_missing_outputs(montage, np.isnan(low.read(start, stop)))] = np.nan
+            out.append(rows)
+            chosen = slice(*np.searchsorted(sampled, (start, stop)))
+            sample[chosen] = rows[sampled[chosen] - start]
     return sample
+
+
+def _stretches(
+    cuts: Sequence[float], margin: float, n_rows: int, rate: float
+) -> list[tuple[int, int, bool]]:
+    """Return (first row, last row + 1, is used) of the stretches that `cuts` (seconds) make.
+
+    Rows within `margin` (seconds) of a cut are a stretch of their own that is not used.
+    """
+    is_used = np.ones(n_rows, dtype=bool)
+    for cut in cuts:
+        near = (sample_at(cut - margin, rate), sample_at(cut + margin, rate) + 1)
+        is_used[max(near[0], 0) : max(near[1], 0)] = False
+    edges = [0, *(np.flatnonzero(np.diff(is_used)) + 1).tolist(), n_rows]
+    return [(first, last, bool(is_used[first])) for first, last in pairwise(edges)]
+
+
+def _shifted(read: ReadRows, first: int, start: int, stop: int) -> FloatArray:
+    """Return rows counted from row `first`."""
+    return read(first + start, first + stop)
 
 
 def _scale(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bids_speechdecode.bids.derivatives import read_sidecar
+from bids_speechdecode.bids.derivatives import read_sidecar, read_table
 from bids_speechdecode.config import Config
 from bids_speechdecode.decoding.statistics import label_blocks
 from bids_speechdecode.decoding.windows import TargetScaler, WindowSet
@@ -96,12 +96,7 @@ def model_channels(context: Context) -> tuple[str, ...]:
 
 
 def _good_channels(context: Context, planned: PlannedRecording) -> list[str]:
-    table = pd.read_csv(
-        context.recording_file(planned, "preproc", "channels", ".tsv"),
-        sep="\t",
-        dtype=str,
-        keep_default_na=False,
-    )
+    table = read_table(context.recording_file(planned, "preproc", "channels", ".tsv"))
     return table.loc[table["status"] == "good", "name"].tolist()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from bids_speechdecode.bids.derivatives import (
     write_tsv,
 )
 from bids_speechdecode.errors import DataError
-from bids_speechdecode.progress import Advance
 from bids_speechdecode.signals.preprocess import (
     Preprocessed,
     preprocess,
@@ -31,7 +31,7 @@ from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.plan import PlannedRecording
 from bids_speechdecode.timeline import Interval, merge_intervals
 
-VERSION = 1
+VERSION = 2
 
 CHANNEL_COLUMNS = {
     "center": "Median of the training stretches before scaling (V)",
@@ -54,7 +54,8 @@ def preprocess_recording(context: Context, planned: PlannedRecording) -> bool:
     """
     eeg = context.recording_file(planned, "preproc", "ieeg", ".eeg")
     scale_intervals = training_intervals(context, planned)
-    key = _signature(context, planned, scale_intervals)
+    cuts = split_boundaries(context, planned)
+    key = _signature(context, planned, scale_intervals, cuts)
     if context.out.is_current(eeg, key):
         context.progress.skip("preprocess", planned.label, "current")
         return False
@@ -72,7 +73,8 @@ def preprocess_recording(context: Context, planned: PlannedRecording) -> bool:
             line_frequency=_line_frequency(context, planned),
             clamp=context.config.preprocess.clamp,
             scale_intervals=scale_intervals,
-            on_progress=_increments(advance, planned.duration),
+            cuts=cuts,
+            on_progress=advance,
         )
         dead = set(result.flat) | set(result.nan)
         if len(dead) == len(planned.montage.names):
@@ -85,18 +87,6 @@ def preprocess_recording(context: Context, planned: PlannedRecording) -> bool:
             )
     _write_companions(context, planned, eeg, result, key)
     return True
-
-
-def _increments(advance: Advance, total: float) -> Callable[[float], None]:
-    """Turn 'this fraction is done' into 'so much more is done'."""
-    done = 0.0
-
-    def report(fraction: float) -> None:
-        nonlocal done
-        advance((fraction - done) * total)
-        done = fraction
-
-    return report
 
 
 def training_intervals(context: Context, planned: PlannedRecording) -> list[Interval] | None:
@@ -117,17 +107,37 @@ def training_intervals(context: Context, planned: PlannedRecording) -> list[Inte
     )
 
 
+def split_boundaries(context: Context, planned: PlannedRecording) -> list[float]:
+    """Return the times (recording clock) halfway between windows of different splits.
+
+    The high-pass has a reach of half a minute. Cut there, no training sample depends on the
+    signal of a held-out window.
+    """
+    mine = [p for p in context.plan.pieces if p.recording == planned.label and p.n_usable]
+    in_time = sorted(mine, key=lambda p: float(p.brain_starts[0]))
+    duration = context.config.windows.duration
+    return [
+        (float(before.brain_starts[-1]) + duration + float(after.brain_starts[0])) / 2
+        for before, after in pairwise(in_time)
+        if before.split != after.split
+    ]
+
+
 def _line_frequency(context: Context, planned: PlannedRecording) -> float | None:
     return planned.recording.power_line_frequency if context.config.preprocess.notch else None
 
 
 def _signature(
-    context: Context, planned: PlannedRecording, intervals: list[Interval] | None
+    context: Context,
+    planned: PlannedRecording,
+    intervals: list[Interval] | None,
+    cuts: list[float],
 ) -> str:
     settings: dict[str, Any] = {
         **asdict(context.config.preprocess),
         "montage": planned.montage.names,
         "line_frequency": _line_frequency(context, planned),
+        "cuts": [round(cut, 4) for cut in cuts],
         "scale_intervals": intervals and [[round(t, 4) for t in i] for i in intervals],
     }
     del settings["min_good_fraction"]  # it selects channels later and changes no sample here
@@ -164,6 +174,7 @@ def _write_companions(
             "notch": {"at (Hz)": list(result.notches)},
         },
         RecordingDuration=result.n_times / result.rate,
+        Cuts=split_boundaries(context, planned),
         ScaleIntervals=training_intervals(context, planned) or "whole recording",
         FlatChannels=result.flat,
         NaNChannels=result.nan,

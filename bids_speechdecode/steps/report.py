@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import pandas as pd
-
+from bids_speechdecode.bids.derivatives import read_table
 from bids_speechdecode.report.console import format_ranks
 from bids_speechdecode.report.participant import write_participant_report
 from bids_speechdecode.steps.context import Context
@@ -30,4 +29,4 @@ def show_participant(context: Context) -> str:
         return ""
     simulated = "simulated data, " if context.plan.simulated else ""
     title = f"sub-{context.participant} ({simulated}target {context.config.target.name})"
-    return format_ranks(pd.read_csv(path, sep="\t", na_values="n/a"), title)
+    return format_ranks(read_table(path), title)
