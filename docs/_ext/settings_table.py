@@ -1,0 +1,208 @@
+"""Directive ``settings``: a table of every TOML setting, made from the dataclasses of the code.
+
+Names, allowed values and defaults are read from `bids_speechdecode.config`; only what a setting
+means, and who says so, is written here. A setting without a line here, or a line without a
+setting, stops the build.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from bids_speechdecode.config import DEFAULT_MODELS, Config
+from bids_speechdecode.options import OPTIONS
+from bids_speechdecode.validation import describe
+
+PAPER, REVIEWS, CODE, OURS = "paper", "reviews", "public code", "ours"
+
+# "<dataclass>.<field>": (what it means, where the default comes from).
+MEANING: dict[str, tuple[str, str]] = {
+    "InputConfig.pretrain_task": (
+        "Task of the recordings for pretraining; `none` does without pretraining.",
+        OURS,
+    ),
+    "InputConfig.finetune_task": ("Task for finetuning and for the test.", OURS),
+    "InputConfig.sessions": ("Sessions to use; empty means all.", OURS),
+    "InputConfig.runs": ("Runs to use; empty means all.", OURS),
+    "InputConfig.audio": (
+        "Audio file (or channel) that starts with each recording, used only where `events.tsv` "
+        "names no audio.",
+        OURS,
+    ),
+    "InputConfig.skip_bids_validation": ("Do not check that the input is a BIDS dataset.", OURS),
+    "PreprocessConfig.reference": ("How the channels are re-referenced.", OURS),
+    "PreprocessConfig.notch": (
+        "Remove the power line (`PowerLineFrequency` of the sidecar) and its harmonics, where "
+        "they lie in the band that is kept.",
+        OURS,
+    ),
+    "PreprocessConfig.rate": ("Sampling rate of the output, in hertz.", PAPER),
+    "PreprocessConfig.highpass": ("Edge of the high-pass, in hertz; 0 means none.", PAPER),
+    "PreprocessConfig.clamp": (
+        "Samples beyond this many interquartile ranges are set to it.",
+        CODE,
+    ),
+    "PreprocessConfig.min_good_fraction": (
+        "A channel is used if it is good in at least this share of the recording time.",
+        OURS,
+    ),
+    "TargetConfig.name": ("Kind of target. `mel` needs no model weights.", PAPER),
+    "TargetConfig.model": (
+        "Speech model: a name on the Hugging Face hub, or a folder. Each kind of target has its "
+        "own default.",
+        REVIEWS,
+    ),
+    "TargetConfig.layer": (
+        "Layer of the speech model, counted as in `hidden_states`: 0 is the input of the "
+        "transformer.",
+        PAPER,
+    ),
+    "TargetConfig.pooling": ("One vector per window, or a time course per window.", PAPER),
+    "TargetConfig.frame_rate": ("Frames per second, with `pooling = \"frames\"`.", OURS),
+    "TargetConfig.chunk": ("Seconds of sound that go through the model at once.", PAPER),
+    "TargetConfig.batch_size": ("Chunks per batch. Changes the speed, not the result.", OURS),
+    "TargetConfig.half_precision": ("Run the speech model in half precision.", OURS),
+    "WindowConfig.duration": ("Length of a window, in seconds.", PAPER),
+    "WindowConfig.stride": (
+        "Seconds between the starts of training windows. Validation and test windows never "
+        "overlap, whatever is set here.",
+        REVIEWS,
+    ),
+    "WindowConfig.brain_lag": (
+        "The brain window starts this many seconds after the sound's.",
+        CODE,
+    ),
+    "WindowConfig.voice_activity": ("Leave out windows in which nobody speaks.", OURS),
+    "WindowConfig.min_voiced_fraction": (
+        "With `voice_activity`: share of a window that must be speech.",
+        OURS,
+    ),
+    "SplitConfig.val_fraction": ("Share of the data for validation.", OURS),
+    "SplitConfig.test_fraction": ("Share of the data for the test.", OURS),
+    "SplitConfig.n_blocks": (
+        "Contiguous blocks into which the audio of the task is cut; fewer where it is short.",
+        OURS,
+    ),
+    "SplitConfig.guard": (
+        "Seconds of audio left out on each side of a boundary between splits.",
+        OURS,
+    ),
+    "EncoderConfig.preset": ("Size of the brain encoder; `small` suits CPUs.", CODE),
+    "EncoderConfig.dropout": ("Dropout after every convolutional layer.", OURS),
+    "TrainingConfig.batch_size": ("Windows per batch, over all processes together.", REVIEWS),
+    "TrainingConfig.learning_rate": ("Learning rate of AdamW.", CODE),
+    "TrainingConfig.weight_decay": ("Weight decay of AdamW, on matrices only.", OURS),
+    "TrainingConfig.max_epochs": ("Training stops after this many epochs.", OURS),
+    "TrainingConfig.patience": (
+        "Training stops when this many epochs brought no better validation rank.",
+        CODE,
+    ),
+    "TrainingConfig.clip_norm": ("Gradients longer than this are shortened to it.", CODE),
+    "TrainingConfig.symmetric": (
+        "Also find the brain window of each sound, not only the sound of each brain window.",
+        REVIEWS,
+    ),
+    "TrainingConfig.temperature": ("Temperature of the loss at the start; it is learnt.", PAPER),
+    "TrainingConfig.schedule": ("Course of the learning rate.", OURS),
+    "EvaluationConfig.block": (
+        "Seconds of contiguous audio that stay together in resampling.",
+        OURS,
+    ),
+    "EvaluationConfig.n_bootstrap": ("Resamples behind each confidence interval.", OURS),
+    "EvaluationConfig.n_permutations": (
+        "Permutations of each null, and sign patterns where not all are counted.",
+        OURS,
+    ),
+    "EvaluationConfig.confidence": (
+        "Of every interval; 1 minus this is the level of the tests.",
+        OURS,
+    ),
+    "RunConfig.seed": ("Seed of everything random.", OURS),
+    "RunConfig.device": ("Where the numbers are computed; `auto` takes a GPU if there is one.", OURS),
+    "RunConfig.precision": ("Precision of the training; scores are always in fp32.", OURS),
+    "RunConfig.n_procs": ("CPU threads; 0 means `OMP_NUM_THREADS`, else all cores.", OURS),
+    "RunConfig.mem_gb": ("Bound of the memory in GB; 0 sets none.", OURS),
+}
+
+
+def sections() -> dict[str, type]:
+    """Return the dataclass of every section of the settings, by the section's name."""
+    return {name: hint for name, hint in typing.get_type_hints(Config).items()}
+
+
+def check_complete() -> None:
+    """Raise if a setting is not described here, or a description has no setting."""
+    known = {f"{kind.__name__}.{f.name}" for kind in sections().values() for f in _fields(kind)}
+    if known != MEANING.keys():
+        raise ValueError(f"docs/_ext/settings_table.py: differs in {sorted(known ^ set(MEANING))}")
+
+
+def rows(section: str) -> list[tuple[str, str, str, str, str]]:
+    """Return (name, default, allowed, meaning with option, source of the default) per setting."""
+    kind = sections()[section]
+    hints = typing.get_type_hints(kind, include_extras=True)
+    options = {option.setting: option.opts[-1] for option in OPTIONS if option.setting}
+    found = []
+    for item in _fields(kind):
+        text, source = MEANING[f"{kind.__name__}.{item.name}"]
+        option = options.get(f"{section}.{item.name}")
+        more = f" Option `{option}`." if option else ""
+        allowed = describe(hints[item.name])
+        found.append((item.name, _toml(item.default), allowed, text + more, source))
+    return found
+
+
+def _fields(kind: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(kind)
+
+
+def _toml(value: object) -> str:
+    """Return a value as one writes it in TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    return "[]" if value == () else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class SettingsTable(SphinxDirective):
+    """All sections of the settings, one table each; ``pretrain`` and ``finetune`` share one."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the tables."""
+        check_complete()
+        lines: list[str] = []
+        shared: dict[type, list[str]] = {}
+        for section, kind in sections().items():
+            shared.setdefault(kind, []).append(section)
+        for names in shared.values():
+            lines += ["", "### " + " and ".join(f"`[{name}]`" for name in names), ""]
+            lines += ["| setting | default | may be | meaning | default from |", "|---" * 5 + "|"]
+            for name, default, allowed, text, source in rows(names[0]):
+                mark = f"**{source}**" if source == PAPER else source
+                lines.append(f"| `{name}` | `{default}` | {allowed} | {text} | {mark} |")
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+
+class DefaultModels(SphinxDirective):
+    """The speech model and layer of every kind of target."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table."""
+        lines = ["| target | model | layer |", "|---|---|---|"]
+        for name, (model, layer) in DEFAULT_MODELS.items():
+            lines.append(f"| `{name}` | `{model}` | {layer} |" if model else f"| `{name}` | | |")
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Add the directives."""
+    app.add_directive("settings", SettingsTable)
+    app.add_directive("default-models", DefaultModels)
+    return {"parallel_read_safe": True}
