@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from typing import Any
+
 import pandas as pd
 
 from bids_speechdecode.report.figures import condition_label, condition_order
@@ -24,7 +27,7 @@ def format_ranks(table: pd.DataFrame, title: str) -> str:
     p = "p_shift" if "p_shift" in table else "p"
     lines = [
         title,
-        f"  {'condition':<44}{'rank':>7}  {'95% CI':^16}{'p':>8}",
+        f"  {'condition':<50}{'rank':>7}  {'95% CI':^16}{'p':>8}",
     ]
     ordered = table.assign(order=table["condition"].map(condition_order))
     ordered = ordered.sort_values(["audio", "order"], ascending=[False, True])
@@ -32,10 +35,25 @@ def format_ranks(table: pd.DataFrame, title: str) -> str:
         label = condition_label(row["condition"], row["audio"])
         low, high = _number(row["ci_low"]), _number(row["ci_high"])
         lines.append(
-            f"  {label:<44}{_number(row[rank]):>7}  [{low:>6}, {high:>6}]{_number(row[p]):>8}"
+            f"  {label:<50}{_number(row[rank]):>7}  [{low:>6}, {high:>6}]{_number(row[p]):>8}"
         )
-    lines.append(f"  {'chance':<44}{CHANCE:>7.3f}")
+    lines += _control_lines(ordered.to_dict("records"))
+    lines.append(f"  {'chance':<50}{CHANCE:>7.3f}")
     return "\n".join(lines)
+
+
+def _control_lines(rows: list[dict[Hashable, Any]]) -> list[str]:
+    """Return what the last condition on the true task audio gives when the pairing is destroyed."""
+    with_null = [r for r in rows if r["audio"] == "true" and "null_shift_rank" in r]
+    if not with_null:
+        return []
+    row = with_null[-1]
+    label = condition_label(row["condition"], row["audio"]).lower()
+    return [
+        f"  {f'control: {label}, {name}':<50}{_number(row[f'null_{null}_rank']):>7}"
+        f"  [{_number(row[f'null_{null}_low']):>6}, {_number(row[f'null_{null}_high']):>6}]"
+        for null, name in (("shift", "time-shifted"), ("shuffle", "shuffled"))
+    ]
 
 
 def _number(value: float) -> str:
