@@ -23,6 +23,7 @@ _HELP = {
     "sampling_rate": "of the recordings, in hertz",
     "shafts": "sEEG shafts per participant",
     "contacts": "contacts per shaft",
+    "best_correlation": "of the best contact's response with response plus background",
     "line_frequency": "of the mains, in hertz",
     "seed": "the same seed gives the same bytes",
 }

@@ -17,10 +17,7 @@ BAND_EDGES = np.geomspace(100.0, 7000.0, 9)  # hertz
 DRIVES = ("envelope", "onset", *(f"band{k + 1}" for k in range(len(BAND_EDGES) - 1)))
 LAGS = np.arange(51) / FRAME_RATE  # seconds
 
-# Set once, from what is usual in the literature, and not adjusted to what any method finds:
-# single contacts in auditory cortex correlate with their prediction from the sound at r = 0.1-0.4
-# at low frequencies; their high-gamma amplitude rises by some ten to hundred per cent.
-BEST_CORRELATION = 0.4  # between response and response plus background, 0.5 to 20 Hz
+# Set once: high-gamma amplitude of auditory cortex rises by some ten to hundred per cent.
 BEST_HIGH_GAMMA_RISE = 0.6  # of the carrier's amplitude, per standard deviation of its response
 
 _HOP = int(RATE / FRAME_RATE)
@@ -102,7 +99,12 @@ class Brain:
     rise: np.ndarray
 
 
-def draw_brain(contacts: tuple[Contact, ...], story: np.ndarray, rng: np.random.Generator) -> Brain:
+def draw_brain(
+    contacts: tuple[Contact, ...],
+    story: np.ndarray,
+    best_correlation: float,
+    rng: np.random.Generator,
+) -> Brain:
     """Return a brain whose auditory contacts have response functions of their own.
 
     Parameters
@@ -111,6 +113,8 @@ def draw_brain(contacts: tuple[Contact, ...], story: np.ndarray, rng: np.random.
         As drawn.
     story : array, shape (n_frames, n_drives)
         Drives of ordinary speech, which set the scale of drives and responses.
+    best_correlation : float
+        Planted correlation of a contact in the core (see `SimulationSettings`).
     rng : numpy.random.Generator
         Source of latencies, tuning and polarity.
     """
@@ -127,7 +131,7 @@ def draw_brain(contacts: tuple[Contact, ...], story: np.ndarray, rng: np.random.
     high_gamma = _lobe(0.8 * latency, 0.35 * latency).T[:, None, :] * tuning[:, :, None]
     slow = slow / respond(story, slow).std(axis=0)[:, None, None]
     high_gamma = high_gamma / respond(story, high_gamma).std(axis=0)[:, None, None]
-    correlation, rise = BEST_CORRELATION * weight, BEST_HIGH_GAMMA_RISE * weight
+    correlation, rise = best_correlation * weight, BEST_HIGH_GAMMA_RISE * weight
     return Brain(contacts, auditory, slow, high_gamma, latency, correlation, rise)
 
 
