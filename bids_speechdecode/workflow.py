@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from bids_speechdecode.audio.speech_models import model_fingerprint
 from bids_speechdecode.bids.dataset import (
     Dataset,
     Recording,
@@ -27,9 +28,15 @@ from bids_speechdecode.decoding.distributed import (
     n_processes,
     wait_for_everyone,
 )
-from bids_speechdecode.errors import DataError, MissingInputError, SpeechDecodeError
+from bids_speechdecode.errors import (
+    CannotWriteError,
+    DataError,
+    InputOutputError,
+    MissingInputError,
+    SpeechDecodeError,
+)
 from bids_speechdecode.progress import Progress
-from bids_speechdecode.steps.context import Context
+from bids_speechdecode.steps.context import WORK, Context
 from bids_speechdecode.steps.evaluate import evaluate
 from bids_speechdecode.steps.features import compute_features
 from bids_speechdecode.steps.finetune import finetune
@@ -68,9 +75,8 @@ def run(request: Request, config: Config, command: str) -> int:
         return 0
     participants = select_participants(dataset, request.participants, request.excluded)
     if not request.dry_run and is_main_process():
-        out.initialise()
+        out.check_owner()
         sweep_leftovers(out.root)
-    wait_for_everyone()
     if len(participants) == 1:
         run_participant(dataset, out, participants[0], request, config, command)
         return 0
@@ -78,12 +84,13 @@ def run(request: Request, config: Config, command: str) -> int:
     failed = [p for p, status in zip(participants, statuses, strict=True) if status]
     if failed:
         log.error(
-            "%d of %d participants failed: %s",
+            "%d of %d participants failed: %s; exit status %d",
             len(failed),
             len(participants),
             ", ".join(f"sub-{p}" for p in failed),
+            next(filter(None, statuses)),
         )
-    return next((status for status in statuses if status), 0)
+    return next(filter(None, statuses), 0)
 
 
 def run_group(
@@ -125,8 +132,10 @@ def _guarded(
     try:
         run_participant(dataset, out, participant, request, config, command)
     except SpeechDecodeError as error:
-        # Other processes would wait for ever at the next barrier.
-        if request.stop_on_first_crash or n_processes() > 1:
+        # Other processes would wait for ever at the next barrier, and where one participant's
+        # results cannot be written, nobody's can.
+        nobody = isinstance(error, CannotWriteError | InputOutputError)
+        if request.stop_on_first_crash or n_processes() > 1 or nobody:
             raise
         log.error("sub-%s failed (exit status %d): %s", participant, error.exit_code, error)
         return error.exit_code
@@ -159,7 +168,12 @@ def run_participant(
         click.echo(show_plan(plan, config))
         return
     device = choose_device(config.run.device)
-    work_dir = request.work_dir or out.root / ".work"
+    if is_main_process():
+        if set(request.steps) - {"preprocess", "report"}:
+            model_fingerprint(config.target)  # an absent model is told before hours of work
+        out.initialise()  # only now: a mistake in the input leaves nothing behind
+    wait_for_everyone()
+    work_dir = request.work_dir or out.root / WORK
     context = Context(plan, out, config, work_dir, Progress(), device)
     with _logged(context, command) as log_dir:
         _run_steps(dataset, request, context, command, log_dir)
@@ -189,12 +203,9 @@ def _logged(context: Context, command: str) -> Iterator[Path | None]:
 def _run_steps(
     dataset: Dataset, request: Request, context: Context, command: str, log_dir: Path | None
 ) -> None:
-    if "preprocess" in request.steps:
-        context = _preprocess(dataset, request, context)
-    if is_main_process():
-        write_plan(context)
-        if "features" in request.steps:
-            compute_features(context)
+    for label, error in context.plan.errors:
+        _warn(label, error)
+    context = _prepare(dataset, request, context)
     wait_for_everyone()
     if "pretrain" in request.steps and context.plan.select(PRETRAIN):
         pretrain(context)
@@ -244,31 +255,57 @@ def _plan(
     )
 
 
-def _preprocess(dataset: Dataset, request: Request, context: Context) -> Context:
-    """Preprocess every recording; plan again without those whose samples cannot be used.
+def _prepare(dataset: Dataset, request: Request, context: Context) -> Context:
+    """Make signals and targets; plan again without recordings whose samples cannot be used.
 
     A recording that drops out can move the splits of the others, so the pass is repeated
     until it finds nothing new; what is current by then is skipped.
     """
     unusable: dict[str, str] = {}
     while True:
-        found = {}
-        if is_main_process():
-            for planned in context.plan.recordings:
-                try:
-                    preprocess_recording(context, planned)
-                except DataError as error:
-                    if request.stop_on_first_crash:
-                        raise
-                    log.warning("%s is left out: %s", planned.label, error)
-                    found[planned.label] = str(error)
-        found = broadcast(found)
+        errors = _make_signals_and_targets(request, context) if is_main_process() else {}
+        for label, error in errors.items():
+            _warn(label, error)
+        found = broadcast({label: str(error) for label, error in errors.items()})
         if not found:
             return context
         unusable |= found
         recordings = _list(dataset, context.participant, request, context.config)
         plan = _plan(dataset, context.participant, recordings, request, context.config, unusable)
         context = replace(context, plan=plan)
+
+
+def _make_signals_and_targets(request: Request, context: Context) -> dict[str, DataError]:
+    """Preprocess and compute the targets; return the errors of unusable recordings.
+
+    Raises
+    ------
+    DataError
+        A recording cannot be used and may not be left out: on request, or because an earlier
+        command preprocessed the others on the understanding that it takes part.
+    """
+    errors: dict[str, DataError] = {}
+    if "preprocess" in request.steps:
+        for planned in context.plan.recordings:
+            try:
+                preprocess_recording(context, planned)
+            except DataError as error:
+                if request.stop_on_first_crash:
+                    raise
+                errors[planned.label] = error
+    if errors:
+        return errors
+    write_plan(context)
+    if "features" in request.steps:
+        errors = compute_features(context)
+    if errors and (request.stop_on_first_crash or "preprocess" not in request.steps):
+        raise next(iter(errors.values()))
+    return errors
+
+
+def _warn(label: str, error: SpeechDecodeError) -> None:
+    """Name a recording that is left out; the report has the whole story."""
+    log.warning("%s is left out: %s", label, error.problem.splitlines()[0])
 
 
 def _say_how_it_ended(plan: ParticipantPlan) -> None:

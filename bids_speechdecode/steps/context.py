@@ -14,6 +14,7 @@ from bids_speechdecode.progress import Progress
 from bids_speechdecode.steps.plan import ParticipantPlan, PlannedRecording
 
 LINEAR, TASK_ONLY, FROZEN, FINETUNED = "linear", "taskonly", "frozen", "finetuned"
+WORK = ".work"  # folder of checkpoints in the output, unless the user names another
 BACKWARD, ZERO_SHOT, PRETRAINED = "backward", "zeroshot", "pretrained"
 
 

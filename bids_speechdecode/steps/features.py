@@ -22,6 +22,7 @@ from bids_speechdecode.audio.speech_models import (
 from bids_speechdecode.audio.waveform import fit_length, read_audio, resample
 from bids_speechdecode.bids.alignment import Segment
 from bids_speechdecode.bids.derivatives import signature, write_array, write_sidecar
+from bids_speechdecode.errors import DataError
 from bids_speechdecode.signals.readers import SignalReader, open_signal
 from bids_speechdecode.steps.context import Context, source_fingerprint
 from bids_speechdecode.steps.plan import Piece, PlannedRecording
@@ -85,13 +86,20 @@ def feature_file(context: Context, pieces: Sequence[Piece]) -> tuple[Path, str]:
     return context.stimulus_file(segment.source.path, desc), key
 
 
-def compute_features(context: Context) -> int:
-    """Write the targets of every audio of the plan; return how many files were made."""
+def compute_features(context: Context) -> dict[str, DataError]:
+    """Write the targets of every audio of the plan.
+
+    Returns
+    -------
+    dict
+        The recordings whose audio turned out to be damaged, by label, with the error.
+    """
     todo = [
         (name, pieces, *feature_file(context, pieces))
         for name, pieces in group_by_audio(context).items()
     ]
     missing = []
+    unusable: dict[str, DataError] = {}
     for name, pieces, path, key in todo:
         if context.out.is_current(path, key):
             context.progress.skip("features", Path(name).name, "current")
@@ -101,8 +109,16 @@ def compute_features(context: Context) -> int:
         # The model is loaded only where something is left to do: it may need a gigabyte.
         model = load_speech_model(context.config.target, device=context.device)
         for name, pieces, path, key in missing:
-            _compute_one(context, model, Path(name).name, pieces, path, key)
-    return len(missing)
+            try:
+                _compute_one(context, model, Path(name).name, pieces, path, key)
+            except DataError as error:
+                unusable |= dict.fromkeys(_heard_in(context, name), error)
+    return unusable
+
+
+def _heard_in(context: Context, name: str) -> list[str]:
+    """Return the recordings in which an audio was heard."""
+    return [p.recording for p in context.plan.pieces if _audio_name(context, p) == name]
 
 
 def _compute_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from bids_speechdecode.decoding.training import embed_windows, train
 from bids_speechdecode.decoding.windows import TargetScaler
 from bids_speechdecode.steps.context import (
     PRETRAINED,
+    WORK,
     Context,
     plan_fingerprint,
     require_step,
@@ -125,6 +127,10 @@ def fit(
 def _forget(checkpoint: Path) -> None:
     for path in checkpoint.parent.glob(f"{checkpoint.name}*"):
         path.unlink()
+    with contextlib.suppress(OSError):  # not empty: another command trains there
+        checkpoint.parent.rmdir()
+        if checkpoint.parent.parent.name == WORK:  # ours, where the user named no folder
+            checkpoint.parent.parent.rmdir()
 
 
 def _keep(

@@ -99,7 +99,7 @@ class ParticipantPlan:
     recordings: tuple[PlannedRecording, ...]
     pieces: tuple[Piece, ...]
     left_out: tuple[tuple[str, str], ...]
-    errors: tuple[SpeechDecodeError, ...] = field(default=(), compare=False)
+    errors: tuple[tuple[str, SpeechDecodeError], ...] = field(default=(), compare=False)
 
     def __getitem__(self, label: str) -> PlannedRecording:
         return next(r for r in self.recordings if r.label == label)
@@ -158,7 +158,7 @@ def plan_participant(
     unusable = unusable or {}
     planned: list[PlannedRecording] = []
     left_out: list[tuple[str, str]] = []
-    errors: dict[str, list[SpeechDecodeError]] = {PRETRAIN: [], FINETUNE: []}
+    errors: dict[str, list[tuple[str, SpeechDecodeError]]] = {PRETRAIN: [], FINETUNE: []}
     for recording in recordings:
         role = _role(recording.task, config)
         if role is None:
@@ -171,12 +171,12 @@ def plan_participant(
         except SpeechDecodeError as error:
             if stop_on_first_crash:
                 raise
-            errors[role].append(error)
+            errors[role].append((recording.label, error))
             left_out.append((recording.label, str(error)))
     for role in _needed_roles(config):
         if not any(r.role == role for r in planned):
             if errors[role]:
-                raise errors[role][0]
+                raise errors[role][0][1]
             task = _task_of(role, config)
             raise NothingSelectedError(
                 f"sub-{participant} has no recording of task {task!r} after the filters",
