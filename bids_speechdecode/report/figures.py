@@ -30,7 +30,7 @@ CONDITION_TO_LABEL = {
     "zeroshot": "Zero-shot",
     "frozen": "Finetuned, frozen encoder",
     "finetuned": "Pretrained + finetuned",
-    "pretrained": "Pretraining task",
+    "pretrained": "Pretrained, held-out ambient",
 }
 CONDITION_TO_COLOR = {
     "backward": BLACK,

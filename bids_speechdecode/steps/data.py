@@ -38,7 +38,7 @@ class LoadedWindows:
         Not scaled: each model brings the statistics of its own training windows.
     table : DataFrame
         One row a window: recording, onset (s, of the sound on the recording's clock),
-        stim_file, audio_onset (s), version, split, block (of the split), piece (of contiguous
+        stimulus, audio_onset (s), version, split, block (of the split), piece (of contiguous
         audio).
     """
 
@@ -236,7 +236,7 @@ def _window_table(context: Context, piece: Piece, number: int) -> pd.DataFrame:
         {
             "recording": piece.recording,
             "onset": piece.brain_starts - context.config.windows.brain_lag,
-            "stim_file": Path(source.path).name if source.path else f"channel {source.channel}",
+            "stimulus": Path(source.path).name if source.path else f"channel {source.channel}",
             "audio_onset": piece.audio_starts,
             "version": piece.version,
             "split": piece.split,

@@ -47,7 +47,7 @@ CONTRASTS = (
 RANK_COLUMNS = {
     "onset": "Start of the sound of the window on the recording's clock (s)",
     "duration": "Length of the window (s)",
-    "stim_file": "Audio of the window",
+    "stimulus": "Audio of the window",
     "audio_onset": "Start of the window in the audio (s)",
     "audio": "true (the clean file) or ambient (what the room microphone heard)",
     "block": "Contiguous stretch of windows, the unit of resampling",
