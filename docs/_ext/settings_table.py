@@ -64,7 +64,7 @@ MEANING: dict[str, tuple[str, str]] = {
         PAPER,
     ),
     "TargetConfig.pooling": ("One vector per window, or a time course per window.", PAPER),
-    "TargetConfig.frame_rate": ("Frames per second, with `pooling = \"frames\"`.", OURS),
+    "TargetConfig.frame_rate": ('Frames per second, with `pooling = "frames"`.', OURS),
     "TargetConfig.chunk": ("Seconds of sound that go through the model at once.", PAPER),
     "TargetConfig.batch_size": ("Chunks per batch. Changes the speed, not the result.", OURS),
     "TargetConfig.half_precision": ("Run the speech model in half precision.", OURS),
@@ -124,7 +124,10 @@ MEANING: dict[str, tuple[str, str]] = {
         OURS,
     ),
     "RunConfig.seed": ("Seed of everything random.", OURS),
-    "RunConfig.device": ("Where the numbers are computed; `auto` takes a GPU if there is one.", OURS),
+    "RunConfig.device": (
+        "Where the numbers are computed; `auto` takes a GPU if there is one.",
+        OURS,
+    ),
     "RunConfig.precision": ("Precision of the training; scores are always in fp32.", OURS),
     "RunConfig.n_procs": ("CPU threads; 0 means `OMP_NUM_THREADS`, else all cores.", OURS),
     "RunConfig.mem_gb": ("Bound of the memory in GB; 0 sets none.", OURS),
@@ -133,7 +136,7 @@ MEANING: dict[str, tuple[str, str]] = {
 
 def sections() -> dict[str, type]:
     """Return the dataclass of every section of the settings, by the section's name."""
-    return {name: hint for name, hint in typing.get_type_hints(Config).items()}
+    return typing.get_type_hints(Config)
 
 
 def check_complete() -> None:

@@ -1,0 +1,248 @@
+"""The documentation says what the program does: built, parsed and compared with the code."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pandas as pd
+import pytest
+
+from bids_speechdecode.bids.derivatives import read_sidecar
+from bids_speechdecode.cli import command
+from bids_speechdecode.config import Config, Request, load_config, settings
+from bids_speechdecode.errors import SpeechDecodeError
+from bids_speechdecode.failures import INTERRUPTED, TERMINATED
+from bids_speechdecode.simulate.__main__ import command as simulator
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+PAGES = (README, *sorted(DOCS.glob("*.md")))
+
+# Options of other programs that the pages show, none of which is one of ours.
+OTHERS = {
+    *("--array", "--cpus-per-task", "--dependency", "--gres", "--job-name", "--mem", "--parsable"),
+    *("--requeue", "--time", "--bind", "--containall", "--env", "--nv", "--build-arg", "--network"),
+    *("--read-only", "--rm", "--tmpfs", "--user", "--local-dir", "--nproc-per-node"),
+    "--standalone",
+}
+
+
+def _options(*commands: click.Command) -> set[str]:
+    params = [p for c in commands for p in c.params if isinstance(p, click.Option)]
+    return {name for p in params for name in (*p.opts, *p.secondary_opts)} | {"-h", "--help"}
+
+
+def _code(page: Path, language: str) -> Iterator[str]:
+    pattern = rf"^ *```{language}\n(.*?)^ *```"
+    yield from re.findall(pattern, page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def _typed(page: Path) -> Iterator[list[str]]:
+    """Yield the words after ``bids_speechdecode`` of every command on a page."""
+    for block in _code(page, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            while words[:1] and not re.search(r"(^|/)bids_speechdecode(\.sif|:\S+)?$", words[0]):
+                words = words[1:]
+            if len(words) > 3:
+                yield words[1:]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the pages as HTML; a warning is an error."""
+    out = tmp_path_factory.mktemp("html")
+    words = ["-m", "sphinx", "-W", "--keep-going", "-q", "-d", out / "trees", DOCS, out / "html"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out / "html"
+
+
+def _text(page: Path) -> str:
+    """Return what a reader sees; furo and Sphinx set dashes apart in places."""
+    return re.sub(r"<[^>]+>", "", page.read_text("utf-8"))
+
+
+def test_pages_build_and_their_examples_are_read_as_they_say(built: Path) -> None:
+    """The directive stops the build where an events.tsv is read otherwise than the page says."""
+    text = _text(built / "inputs.html")
+    assert text.count("It is read as:") >= 12
+    assert "drift +20 ppm" in text
+    assert text.count("The program stops (exit status 65):") >= 3
+
+
+def test_every_option_and_setting_is_on_the_page(built: Path) -> None:
+    """What is not on the page does not exist for the user."""
+    html = (built / "options.html").read_text("utf-8")
+    text = _text(built / "options.html")
+    for option in _options(command, simulator) - {"-h", "--help"}:
+        assert re.search(rf"(?<![\w-]){option}(?![\w-])", text), option
+    for name in settings():
+        section, _, key = name.partition(".")
+        table = html.split(f">[{section}]<", 1)[1].split("</table>", 1)[0]
+        assert f">{key}<" in table, name
+
+
+def test_no_page_names_an_option_that_does_not_exist() -> None:
+    """An option that was renamed leaves its old name behind in prose."""
+    known = _options(command, simulator) | OTHERS
+    for page in PAGES:
+        found = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", page.read_text("utf-8")))
+        found -= {"--participant_label"}  # a spelling that options.md speaks of
+        assert found <= known, f"{page.name}: {sorted(found - known)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_on_the_pages_are_understood(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """People copy commands from pages: the real parser must take each of them."""
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "settings.toml").write_text("")
+    (tmp_path / "participants.txt").write_text("01\n02\n")
+    for words in _typed(page):
+        here = [
+            re.sub(
+                r"\$\{?\w+\}?", "1", {"/data": str(data), "/out": str(tmp_path / "out")}.get(w, w)
+            )
+            for w in words
+        ]
+        request, config = command.main(here, standalone_mode=False)
+        assert isinstance(request, Request)
+        assert isinstance(config, Config)
+
+
+def test_the_pages_show_commands_at_all() -> None:
+    """A pattern that finds nothing would let the test above pass for ever."""
+    counts = {page.name: len(list(_typed(page))) for page in PAGES}
+    assert counts["README.md"] >= 4
+    assert counts["hpc.md"] >= 6
+    assert counts["options.md"] >= 4
+
+
+def test_settings_files_on_the_pages_are_accepted(tmp_path: Path) -> None:
+    """A copied settings file must not fail at a key or a value."""
+    blocks = [block for page in PAGES for block in _code(page, "toml")]
+    assert blocks
+    for block in blocks:
+        path = tmp_path / "settings.toml"
+        path.write_text(block)
+        assert load_config(path) != Config()
+
+
+def test_only_what_the_paper_states_is_marked_so() -> None:
+    """The comments of config.py and the table of the docs must not contradict each other."""
+    sys.path.insert(0, str(DOCS / "_ext"))
+    try:
+        from settings_table import PAPER, REVIEWS, rows
+    finally:
+        sys.path.pop(0)
+    source = (ROOT / "bids_speechdecode" / "config.py").read_text("utf-8")
+    for section, kind in {
+        "preprocess": "PreprocessConfig",
+        "target": "TargetConfig",
+        "windows": "WindowConfig",
+        "splits": "SplitConfig",
+        "pretrain": "TrainingConfig",
+        "evaluation": "EvaluationConfig",
+    }.items():
+        body = source.split(f"class {kind}:", 1)[1].split("\n\n\n", 1)[0]
+        for name, *_, said_by in rows(section):
+            field = re.split(rf"\n    {name}: ", body)[1]
+            marked = "[P]" in re.split(r"\n    \w+: ", field)[0]
+            assert not (said_by == PAPER and not marked), f"{section}.{name}: not [P] in config.py"
+            assert not (marked and said_by not in (PAPER, REVIEWS)), f"{section}.{name}: is [P]"
+
+
+def test_every_exit_status_is_explained() -> None:
+    """A job script decides by these numbers."""
+    kinds = [SpeechDecodeError, *SpeechDecodeError.__subclasses__()]
+    statuses = {0, INTERRUPTED, TERMINATED, *(kind.exit_code for kind in kinds)}
+    table = re.search(r"\| status \|.*?\n\n", (DOCS / "hpc.md").read_text("utf-8"), re.DOTALL)
+    assert table
+    first = [row.split("|")[1] for row in table[0].strip().splitlines()[2:]]
+    assert {int(number) for cell in first for number in cell.split(",")} == statuses
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """Of the README; those of the pages are checked by the build."""
+    links = re.findall(r"(?<!!)\[[^\]]*\]\(([^)#]+)\)", README.read_text("utf-8"))
+    assert len(links) >= 6
+    for link in links:
+        assert (ROOT / link).is_file(), link
+    mentioned = re.findall(r"`(docs/[\w/.]+\.md)`", README.read_text("utf-8"))
+    assert all((ROOT / name).is_file() for name in mentioned)
+
+
+def test_make_targets_that_the_pages_name_exist() -> None:
+    """`make demo` is the first thing a newcomer types."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    text = " ".join(page.read_text("utf-8") for page in PAGES)
+    commands = re.findall(r"(?:`|^)make ([a-z -]+)(?:`|$)", text, re.MULTILINE)
+    named = {word for words in commands for word in words.split()}
+    assert {"demo", "test", "docs", "install"} <= named <= targets
+
+
+def test_extras_that_the_pages_name_exist() -> None:
+    """An installer takes an unknown extra with a warning only, and the package is missing later."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = set(setup["options.extras_require"])
+    text = " ".join(page.read_text("utf-8") for page in PAGES)
+    named = {
+        n for words in re.findall(r'pip install "?\.\[([\w,]+)\]', text) for n in words.split(",")
+    }
+    assert named
+    assert named <= extras
+
+
+def test_python_version_of_the_pages() -> None:
+    """A page that promises an older Python wastes somebody's afternoon."""
+    needed = re.search(r"python_requires = >=(3\.\d+)", (ROOT / "setup.cfg").read_text())
+    assert needed
+    for page in (README, DOCS / "quickstart.md"):
+        assert set(re.findall(r"Python (3\.\d+)", page.read_text("utf-8"))) == {needed[1]}
+
+
+def test_every_file_and_column_is_on_the_page(finished_run: Path) -> None:
+    """A column nobody explained is read as something else."""
+    text = (DOCS / "outputs.md").read_text("utf-8")
+    columns = {
+        (path.name, column)
+        for path in finished_run.rglob("*.tsv")
+        if not path.name.endswith("_electrodes.tsv")
+        for column in pd.read_csv(path, sep="\t", nrows=0).columns
+    }
+    assert len(columns) > 50
+    for name, column in sorted(columns):
+        assert f"`{column}`" in text, f"{column} of {name}"
+    for path in finished_run.rglob("*"):
+        if path.is_file() and path.parent.name == "ieeg":
+            suffix = re.split(r"[_.]", path.name.partition(".")[0])[-1]
+            assert f"_{suffix}." in text or f"{suffix}." in text, path.name
+
+
+def test_sidecar_of_the_signal_is_on_the_page(finished_run: Path) -> None:
+    """People who load the signal elsewhere depend on these."""
+    sidecar = read_sidecar(next(finished_run.rglob("*_desc-preproc_ieeg.eeg")))
+    text = (DOCS / "outputs.md").read_text("utf-8")
+    known = {"Description", "Sources", "TaskName", "Step"}
+    assert {key for key in sidecar if f"`{key}" not in text} <= known
+
+
+def test_pages_keep_to_themselves() -> None:
+    """Paths of one machine and addresses of a mirror mean nothing to a reader."""
+    for page in (*PAGES, DOCS / "conf.py", *(DOCS / "_ext").glob("*.py")):
+        text = page.read_text("utf-8")
+        assert not re.search(r"(?<![\w.])/(?:work|home|root|Users)/(?!:)", text), page.name
+        assert "index-url" not in text
