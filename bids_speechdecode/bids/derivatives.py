@@ -271,11 +271,18 @@ def signature(step: str, version: int, settings: object, inputs: Iterable[str]) 
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it becomes `path`.
 
     The sidecar of an older `path` is removed first. On error the temporary file is removed and
     `path` stays as it was.
+
+    Parameters
+    ----------
+    path : path
+    shared : bool
+        Whether the name carries the signature, so that another process may write, or already
+        read, the same content there: its sidecar is true of ours as well and stays.
 
     Raises
     ------
@@ -289,8 +296,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     _make_folder(path.parent)
     try:
         yield temporary
-        if path.suffix != ".json":
-            sidecar_path(path).unlink(missing_ok=True)
+        if path.suffix != ".json" and not shared:
+            invalidate(path)
         temporary.replace(path)
     except OSError as error:
         raise _explained(error, path, temporary) from error
@@ -402,15 +409,20 @@ def read_table(path: Path) -> pd.DataFrame:
     )
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write a ``.npy`` file atomically."""
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
+def write_array(path: Path, array: np.ndarray, *, shared: bool = False) -> None:
+    """Write a ``.npy`` file atomically; `shared` as in `atomic_write`."""
+    with atomic_write(path, shared=shared) as temporary, temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)
 
 
 def sidecar_path(path: Path) -> Path:
     """Return the JSON sidecar of a derivative; a ``.json`` file is its own."""
     return path.with_suffix(".json")
+
+
+def invalidate(path: Path) -> None:
+    """Remove the sidecar: from now until the next one, what lies there counts as unfinished."""
+    sidecar_path(path).unlink(missing_ok=True)
 
 
 def write_sidecar(path: Path, *, step: str, signature: str, **fields: object) -> None:

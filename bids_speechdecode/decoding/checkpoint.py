@@ -31,11 +31,12 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: dict[
             os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise CannotWriteError(
             "Weights cannot be written.", found=str(error), where=path
         ) from error
+    finally:  # of an interruption too
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bids_speechdecode.bids.derivatives import (
+    invalidate,
     signature,
     write_array,
     write_json,
@@ -78,6 +79,7 @@ def evaluate(context: Context) -> None:
     if context.out.is_current(table_path, key):
         context.progress.skip("evaluate", f"sub-{context.participant}", "current")
         return
+    invalidate(table_path)  # the files of single conditions, written first, have no signature
     results = list(_score_everything(context))
     write_tsv(
         context.summary_file("contrasts", "scores", ".tsv"), _contrast_table(context, results)

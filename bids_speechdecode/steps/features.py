@@ -143,7 +143,8 @@ def _compute_one(
                 voiced.append(voiced_fraction(read, piece.audio_starts, windows.duration))
             advance(piece.audio.duration)
     array = np.concatenate(features)
-    write_array(path, array.astype(np.float16) if target.pooling == "frames" else array)
+    stored = array.astype(np.float16) if target.pooling == "frames" else array
+    write_array(path, stored, shared=True)
     write_sidecar(
         path,
         step="features",

@@ -68,6 +68,9 @@ def finetune(context: Context) -> None:
 
 
 def _signature(context: Context, name: str) -> str:
+    if name == BACKWARD:
+        folds = context.config.evaluation.block  # the penalty is chosen across these blocks
+        return model_signature(context, FINETUNE, {"condition": name, "folds": folds})
     parents: tuple[str, ...] = ()
     if name in (FROZEN, FINETUNED):
         load_path = context.model_file(PRETRAINED)

@@ -125,7 +125,7 @@ def fit(
 
 
 def _forget(checkpoint: Path) -> None:
-    for path in checkpoint.parent.glob(f"{checkpoint.name}*"):
+    for path in checkpoint.parent.glob(f"*{checkpoint.name}*"):
         path.unlink()
     with contextlib.suppress(OSError):  # not empty: another command trains there
         checkpoint.parent.rmdir()
@@ -145,9 +145,9 @@ def _keep(
 ) -> None:
     path = context.model_file(model)
     task = context.config.inputs.pretrain_task if model == PRETRAINED else None
-    write_tsv(context.summary_file(model, "history", ".tsv", task), history)
     with atomic_write(path) as temporary:
         save_encoder(temporary, encoder)
+    write_tsv(context.summary_file(model, "history", ".tsv", task), history)
     write_sidecar(
         path,
         step="train",
