@@ -41,7 +41,8 @@ from bids_speechdecode.steps.evaluate import evaluate
 from bids_speechdecode.steps.features import compute_features
 from bids_speechdecode.steps.finetune import finetune
 from bids_speechdecode.steps.group import report_group, show_group, summarise
-from bids_speechdecode.steps.plan import PRETRAIN, ParticipantPlan, plan_participant
+from bids_speechdecode.steps.make_plan import plan_participant
+from bids_speechdecode.steps.plan import PRETRAIN, ParticipantPlan
 from bids_speechdecode.steps.preprocess import preprocess_recording
 from bids_speechdecode.steps.pretrain import pretrain
 from bids_speechdecode.steps.record import (

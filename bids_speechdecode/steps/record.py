@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from bids_speechdecode.bids.alignment import Segment
 from bids_speechdecode.bids.dataset import Recording
 from bids_speechdecode.bids.derivatives import Derivatives, write_json, write_text
 from bids_speechdecode.config import Config, config_to_toml
@@ -22,7 +23,7 @@ from bids_speechdecode.steps.plan import (
     SPLITS,
     ParticipantPlan,
     PlannedRecording,
-    describe_plan,
+    primary_version,
 )
 
 PACKAGES = (
@@ -57,6 +58,53 @@ def read_left_out(out: Derivatives, participant: str) -> dict[str, str]:
     if not path.exists():
         return {}
     return {row["what"]: row["why"] for row in json.loads(path.read_text())["left_out"]}
+
+
+def describe_plan(plan: ParticipantPlan) -> dict[str, object]:
+    """Return the plan as plain values, as ``desc-plan_windows.json`` and the report show it."""
+    return {
+        "participant": plan.participant,
+        "simulated": plan.simulated,
+        "recordings": [_describe_recording(plan, r) for r in plan.recordings],
+        "left_out": [{"what": what, "why": why} for what, why in plan.left_out],
+    }
+
+
+def _describe_recording(plan: ParticipantPlan, planned: PlannedRecording) -> dict[str, object]:
+    mine = [p for p in plan.pieces if p.recording == planned.label]
+    primary = [p for p in mine if p.version == primary_version([planned])]
+    splits = sorted({p.split for p in primary}, key=SPLITS.index)
+    return {
+        "label": planned.label,
+        "role": planned.role,
+        "format": planned.recording.format,
+        "sampling_frequency": planned.sampling_rate,
+        "duration": planned.duration,
+        "n_channels": len(planned.kept) + len(planned.dropped),
+        "kept": len(planned.kept),
+        "dropped": dict(Counter(reason for _, reason in planned.dropped)),
+        "split": splits[0] if len(splits) == 1 else "blocks",
+        "alignment": [_describe_segment(s) for s in planned.alignment.segments],
+        "windows": {s: sum(p.n_usable for p in primary if p.split == s) for s in SPLITS},
+        "windows_left_out": sum(len(p.usable) - p.n_usable for p in primary),
+        "notes": list(planned.notes),
+    }
+
+
+def _describe_segment(segment: Segment) -> dict[str, object]:
+    source = segment.source
+    return {
+        "stimulus": Path(source.path).name if source.path else f"channel {source.channel}",
+        "version": segment.version,
+        "start": segment.interval.start,
+        "stop": segment.interval.stop,
+        "slope": segment.clock.slope,
+        "offset": segment.clock.offset,
+        "drift_ppm": segment.clock.drift_ppm,
+        "residual_ms": segment.residual_ms,
+        "n_anchors": len(segment.anchors),
+        "reading": segment.reading,
+    }
 
 
 def start_log(context: Context, command: str) -> Path:
