@@ -448,13 +448,18 @@ def test_nothing_that_is_learnt_depends_on_the_test_windows(
         assert (one["TargetMean"], one["TargetScale"]) == (two["TargetMean"], two["TargetScale"])
 
     for path in sorted(uninterrupted.rglob("*_desc-preproc_ieeg.eeg")):
-        assert_same_training_signal(path, out / path.relative_to(uninterrupted), tested)
+        events = next(tiny_copy.rglob(path.name.replace("desc-preproc_ieeg.eeg", "events.tsv")))
+        heard = pd.read_csv(events, sep="\t").eval("onset + duration").max() + BRAIN_LAG
+        other = out / path.relative_to(uninterrupted)
+        assert_same_training_signal(path, other, tested, until=heard)
     # And it was spoilt indeed: the same models do not rank the new test windows as before.
     assert not np.array_equal(tested["rank"], held_out(out)["rank"])
 
 
-def assert_same_training_signal(path: Path, other: Path, tested: pd.DataFrame) -> None:
-    """Compare scale and samples, up to half the guard from the test windows."""
+def assert_same_training_signal(
+    path: Path, other: Path, tested: pd.DataFrame, until: float
+) -> None:
+    """Compare scale and samples (while sound was heard) up to the guard of the test windows."""
     recording = path.name.split("_desc-")[0]
     onsets = tested.loc[tested["recording"] == recording, "onset"].unique() + BRAIN_LAG
     tables = [
@@ -466,7 +471,7 @@ def assert_same_training_signal(path: Path, other: Path, tested: pd.DataFrame) -
         np.testing.assert_array_equal(tables[0][column], tables[1][column])
     signals = [np.fromfile(p, "<f4").reshape(-1, len(tables[0])) for p in (path, other)]
     times = np.arange(len(signals[0])) / 40.0
-    learnt = np.ones(len(times), dtype=bool)
+    learnt = times < until
     for onset in onsets:
         learnt &= (times < onset - 3.0) | (times > onset + WINDOW + 3.0)
     assert learnt.mean() > 0.4
