@@ -87,7 +87,7 @@ def test_every_option_and_setting_is_on_the_page(built: Path) -> None:
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", text), option
     for name in settings():
         section, _, key = name.partition(".")
-        table = html.split(f">[{section}]<", 1)[1].split("</table>", 1)[0]
+        table = re.split(rf"<h3>.*\[{section}\]", html)[1].split("</table>", 1)[0]
         assert f">{key}<" in table, name
 
 
