@@ -200,10 +200,15 @@ def load_config(path: Path) -> Config:
     try:
         sections = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        raise MissingInputError("the configuration file does not exist", where=path) from error
+        raise MissingInputError(
+            "the configuration file does not exist", where=path, fix="check --config"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise UsageError(
-            "the configuration cannot be read as TOML", found=str(error), where=path
+            "the configuration cannot be read as TOML",
+            found=str(error),
+            where=path,
+            fix="correct that line; the documentation lists every section and key",
         ) from error
     return override(Config(), _flatten(sections, path), where=path)
 

@@ -670,6 +670,7 @@ def _anchored(rows: Sequence[_Row], audio: AudioSource, duration: float) -> list
                 expected=f"from 0 to {length:.3f} s, the length of the file",
                 found=f"from {begins:.3f} to {ends:.3f} s",
                 where=row.where,
+                fix="correct audio_onset and duration, or fetch the whole audio again",
             )
     pieces = _continuous(rows)
     _require_same_speed(rows, pieces, audio)

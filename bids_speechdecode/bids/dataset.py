@@ -346,7 +346,10 @@ def open_dataset(bids_dir: Path, *, validate: bool = True) -> Dataset:
     root = Path(bids_dir).resolve()
     if not root.is_dir():
         raise MissingInputError(
-            "The dataset folder is absent.", expected="a BIDS dataset", where=root
+            "The dataset folder is absent.",
+            expected="a BIDS dataset",
+            where=root,
+            fix="check the path",
         )
     description = _description(root, validate)
     participants = sorted(
@@ -356,7 +359,10 @@ def open_dataset(bids_dir: Path, *, validate: bool = True) -> Dataset:
     )
     if validate and not participants:
         raise InvalidBIDSError(
-            "The dataset has no participants.", expected="folders sub-<label>", where=root
+            "The dataset has no participants.",
+            expected="folders sub-<label>",
+            where=root,
+            fix="give the folder that holds the folders of the participants",
         )
     name = str(description.get("Name", root.name))
     return Dataset(root, name, tuple(participants), _is_simulated(description))
@@ -488,6 +494,8 @@ def list_recordings(
             f"Participant {participant!r} has no iEEG recording.",
             expected="sub-<label>/[ses-<label>/]ieeg/*_task-<label>*_ieeg.*",
             where=dataset.root / f"sub-{participant}",
+            fix="add the recordings, or leave the participant out "
+            f"(--exclude-participant-label {participant})",
         )
     kept = [r for r in found if _passes(r, tasks, sessions, runs)]
     if filter_file:
@@ -498,6 +506,7 @@ def list_recordings(
             f"The filters leave no recording of participant {participant!r}.",
             expected="one of " + _some(r.label for r in found),
             where=dataset.root,
+            fix="check --session-label, --run-label and --bids-filter-file",
         )
     return tuple(kept)
 
@@ -515,6 +524,7 @@ def _index(root: Path, participant: str, database_dir: Path | None) -> BIDSLayou
             expected=str(root),
             found=layout.root,
             where=str(database),
+            fix="name another --bids-database-dir, or delete this index",
         )
     return layout
 
@@ -670,8 +680,9 @@ def _filtered(layout: BIDSLayout, filter_file: Path) -> set[str]:
             raise UsageError(
                 f"The filter file names an unknown entity {entity!r}.",
                 expected=", ".join(known),
-                found=did_you_mean(entity, known),
+                found=entity,
                 where=filter_file,
+                fix=did_you_mean(entity, known) or "take one of these",
             )
     query = {"suffix": ["ieeg", "channels"], "datatype": "ieeg", **filters}
     return {_join(file.entities) for file in _parse(Path(f.path) for f in layout.get(**query))}
@@ -679,7 +690,9 @@ def _filtered(layout: BIDSLayout, filter_file: Path) -> set[str]:
 
 def _read_filters(filter_file: Path) -> dict[str, Any]:
     if not filter_file.is_file():
-        raise MissingInputError("The filter file is absent.", where=filter_file)
+        raise MissingInputError(
+            "The filter file is absent.", where=filter_file, fix="check --bids-filter-file"
+        )
     try:
         content = read_json(filter_file)
     except DataError as error:
@@ -691,12 +704,34 @@ def _read_filters(filter_file: Path) -> dict[str, Any]:
             expected='{"ieeg": {"<entity>": "<value>"}}',
             found="the keys " + ", ".join(content),
             where=filter_file,
+            fix="put the filters under the key 'ieeg'",
         )
     queries = {"*": Query.ANY, "Query.ANY": Query.ANY, "Query.NONE": Query.NONE, None: Query.NONE}
     return {
         key: queries.get(value, value) if isinstance(value, str | None) else value
         for key, value in filters.items()
     }
+
+
+def require_known_task(
+    dataset: Dataset, participants: Iterable[str], task: str, option: str
+) -> None:
+    """Raise if none of the participants has a recording of a task; reads file names only.
+
+    Raises
+    ------
+    NothingSelectedError
+        Lists the tasks that exist.
+    """
+    tasks: set[str] = set()
+    for participant in participants:
+        home = dataset.root / f"sub-{participant}"
+        for pattern in ("ieeg/*_task-*", "ses-*/ieeg/*_task-*"):
+            tasks.update(p.name.partition("_task-")[2].split("_")[0] for p in home.glob(pattern))
+        if _bare(task, "task") in tasks:
+            return
+    if tasks:  # without any recording there is more to say than that this task is missing
+        raise _no_such_task(task, sorted(tasks), option, dataset.root)
 
 
 def require_tasks(recordings: Sequence[Recording], task: str, option: str) -> tuple[Recording, ...]:
@@ -710,14 +745,21 @@ def require_tasks(recordings: Sequence[Recording], task: str, option: str) -> tu
     chosen = tuple(r for r in recordings if r.task == _bare(task, "task"))
     if not chosen:
         tasks = sorted({r.task for r in recordings})
-        raise NothingSelectedError(
-            f"There is no recording of the task {task!r}.",
-            expected="one of " + ", ".join(tasks),
-            found=repr(task),
-            where=recordings[0].root / f"sub-{recordings[0].participant}" if recordings else "",
-            fix=f"name the task with {option}; {did_you_mean(task, tasks)}".rstrip("; "),
-        )
+        home = recordings[0].root / f"sub-{recordings[0].participant}" if recordings else ""
+        raise _no_such_task(task, tasks, option, home)
     return chosen
+
+
+def _no_such_task(
+    task: str, tasks: Sequence[str], option: str, where: str | Path
+) -> NothingSelectedError:
+    return NothingSelectedError(
+        f"There is no recording of the task {task!r}.",
+        expected="one of " + ", ".join(tasks),
+        found=repr(task),
+        where=where,
+        fix=f"name the task with {option}; {did_you_mean(task, tasks)}".rstrip("; "),
+    )
 
 
 # ---------------------------------------------------------------------------- channels

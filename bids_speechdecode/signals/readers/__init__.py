@@ -56,7 +56,8 @@ def open_signal(path: Path, format: str | None = None) -> SignalReader:
             expected=", ".join(_SUFFIX_TO_FORMAT),
             found=name or path.suffix or "no suffix",
             where=path,
+            fix="convert it to one of these formats",
         )
     if not path.exists():
-        raise MissingInputError("recording is absent", where=path)
+        raise MissingInputError("recording is absent", where=path, fix="put it there")
     return _FORMAT_TO_OPEN[name](path)

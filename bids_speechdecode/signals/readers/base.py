@@ -62,12 +62,18 @@ class SignalReader(ABC):
         notes: Sequence[str] = (),
     ) -> None:
         if not (np.isfinite(sampling_rate) and sampling_rate > 0):
-            raise DataError("sampling rate is not positive", found=str(sampling_rate), where=path)
+            raise DataError(
+                "sampling rate is not positive",
+                found=str(sampling_rate),
+                where=path,
+                fix="correct the header, or export the recording again",
+            )
         if n_stored < 1 or not channel_names:
             raise DataError(
                 "recording holds no samples",
                 found=f"{len(channel_names)} channels x {n_stored} samples",
                 where=path,
+                fix="copy the file again from its source",
             )
         self.path = path
         self.sampling_rate = float(sampling_rate)
@@ -244,6 +250,7 @@ def pieces_from_onsets(
                 expected=f"samples from {end / rate:.3f} s on",
                 found=f"samples at {begin / rate:.3f} s",
                 where=path,
+                fix="export the recording again, its pieces in the order of time",
             )
         # One sample early or late is rounding of the stored time, not a pause.
         if pieces and abs(begin - end) <= 1:

@@ -105,18 +105,20 @@ def _positive(path: Path, section: dict[str, str], key: str) -> float:
 def _require(path: Path, key: str, found: str, allowed: tuple[str, ...]) -> str:
     if found not in allowed:
         raise DataError(
-            f"BrainVision {key} cannot be read",
+            f"The header of a BrainVision recording has no {key} that can be read",
             expected=" or ".join(allowed),
             found=found or "nothing",
             where=path,
+            fix="copy the .vhdr file again from its source, or export the recording again",
         )
     return found
 
 
 def _bad_header(path: Path, key: str, found: str) -> DataError:
     return DataError(
-        f"BrainVision header has no usable {key}",
+        f"The header of a BrainVision recording has no usable {key}",
         expected="a positive number",
         found=found,
         where=path,
+        fix="correct the .vhdr file, or export the recording again",
     )

@@ -52,7 +52,11 @@ class EdfReader(SignalReader):
         per_record = header.samples_per_record
         ordinary = [i for i, name in enumerate(header.fields["label"]) if name != _ANNOTATIONS]
         if not ordinary:
-            raise DataError("EDF file has annotations but no signals", where=path)
+            raise DataError(
+                "EDF file has annotations but no signals",
+                where=path,
+                fix="use the file that holds the signals",
+            )
         rates = per_record[ordinary] / header.record_duration
         rate = most_common_rate(rates.tolist())
         self._n_per_record = round(rate * header.record_duration)
@@ -170,7 +174,11 @@ def _calibration(header: _Header, ordinary: list[int]) -> tuple[FloatArray, Floa
 def _record_onsets(file: OpenFile, header: _Header, n_records: int) -> NDArray[np.float64]:
     """Return the time of each record in seconds, from its first time-stamped annotation."""
     if _ANNOTATIONS not in header.fields["label"]:
-        raise DataError("EDF+D without annotations has no times", where=file.path)
+        raise DataError(
+            "EDF+D without annotations has no times",
+            where=file.path,
+            fix="export the recording again as EDF+C or EDF+D with its annotations",
+        )
     per_record = header.samples_per_record
     signal = header.fields["label"].index(_ANNOTATIONS)
     within = header.n_bytes + 2 * int(per_record[:signal].sum())
@@ -186,6 +194,7 @@ def _record_onsets(file: OpenFile, header: _Header, n_records: int) -> NDArray[n
                 expected="+seconds at the start of its annotations",
                 found=repr(stamp[:20]),
                 where=file.path,
+                fix="export the recording again",
             ) from error
     return onsets
 

@@ -137,6 +137,7 @@ def _check(path: Path, fields: Any, data: Any, labels: Sequence[str]) -> _Set:
             expected="a continuous recording",
             found=f"{n_trials} epochs",
             where=path,
+            fix="save the recording from before it was cut",
         )
     if data is None or (not isinstance(data, str) and np.size(data) != n_channels * n_times):
         raise DataError(
@@ -144,6 +145,7 @@ def _check(path: Path, fields: Any, data: Any, labels: Sequence[str]) -> _Set:
             expected=f"{n_channels} channels x {n_times} samples",
             found="nothing" if data is None else f"a matrix of shape {np.shape(data)}",
             where=path,
+            fix="copy the .set and the .fdt file again, or save the recording again",
         )
     if not isinstance(data, str) and np.ndim(data) == 1:
         data = np.reshape(data, (n_channels, n_times))

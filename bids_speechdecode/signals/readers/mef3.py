@@ -30,7 +30,11 @@ class Mef3Reader(SignalReader):
         infos = self._session.read_ts_channel_basic_info()
         shapes = Counter(_shape(info) for info in infos)
         if not shapes:
-            raise DataError("MEF3 session holds no time series", where=path)
+            raise DataError(
+                "MEF3 session holds no time series",
+                where=path,
+                fix="copy the whole .mefd folder again",
+            )
         (rate, n_stored), n_alike = shapes.most_common(1)[0]
         alike = [info for info in infos if _shape(info) == (rate, n_stored)]
         self._scale = np.array([_volts_per_step(info) for info in alike], dtype=np.float32)
@@ -69,6 +73,7 @@ class Mef3Reader(SignalReader):
                     expected=f"samples {start} to {stop} of channel {name}",
                     found="nothing" if numbers is None else f"{len(numbers)} samples",
                     where=self.path,
+                    fix="copy the whole .mefd folder again",
                 )
             signal[:, column] = numbers
         signal *= self._scale if picks is None else self._scale[picks]
@@ -95,6 +100,7 @@ def _open_session(path: Path) -> Any:
             expected="a .mefd folder without password",
             found=f"{type(error).__name__}: {error}",
             where=path,
+            fix="copy the whole .mefd folder again, or write it without password",
         ) from error
 
 

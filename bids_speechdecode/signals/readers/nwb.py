@@ -45,7 +45,10 @@ class NwbReader(SignalReader):
             numbers = self._data[start:stop]
         except OSError as error:
             raise DataError(
-                "NWB block cannot be read", found=str(error), where=self.path
+                "NWB block cannot be read",
+                found=str(error),
+                where=self.path,
+                fix="copy the file again from its source",
             ) from error
         signal = numbers.reshape(stop - start, -1).astype(np.float32)
         signal = signal if picks is None else signal[:, picks]
@@ -91,6 +94,7 @@ def _find_series(file: Any, path: Path) -> Any:
             expected="one ElectricalSeries (time x channel) under /acquisition",
             found=", ".join(f"{s.name} {s['data'].shape}" for s in found) or "none",
             where=path,
+            fix="write one file for each recording",
         )
     return found[0]
 
@@ -109,7 +113,11 @@ def _clock(series: Any, path: Path) -> tuple[float, IndexArray | None]:
         return float(series["starting_time"].attrs["rate"]), None
     times = series["timestamps"]
     if len(times) < 2:
-        raise DataError("NWB series has neither rate nor times", where=path)
+        raise DataError(
+            "NWB series has neither rate nor times",
+            where=path,
+            fix="write starting_time with its rate, or timestamps",
+        )
     head = np.diff(times[: min(len(times), 10_000)])
     # The mean of the unbroken steps: a median would keep the rounding of single time stamps.
     step = float(np.mean(head[np.abs(head - np.median(head)) < 0.5 * np.median(head)]))
