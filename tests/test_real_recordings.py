@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,15 +40,27 @@ def repeat_edf(source: Path, target: Path, n_times: int) -> float:
     return n_records * n_times * seconds
 
 
-def sidecars(stem: Path, types: dict[str, str], task: str, rows: pd.DataFrame) -> None:
+def sidecars(stem: Path, rate: float, types: dict[str, str], task: str, rows: pd.DataFrame) -> None:
     """Write what stands beside a recording."""
     channels = pd.DataFrame({"name": types.keys(), "type": types.values(), "units": "uV"})
     channels["low_cutoff"] = channels["high_cutoff"] = "n/a"
     channels.to_csv(f"{stem}_channels.tsv", sep="\t", index=False)
     rows.to_csv(f"{stem}_events.tsv", sep="\t", index=False)
     about = {"TaskName": task, "iEEGReference": "n/a", "PowerLineFrequency": 60}
-    about |= {"SoftwareFilters": "n/a"}
+    about |= {"SoftwareFilters": "n/a", "SamplingFrequency": rate}
     Path(f"{stem}_ieeg.json").write_text(json.dumps(about))
+
+
+def place_contacts(root: Path, contacts: pd.DataFrame, units: str) -> None:
+    """Write electrodes.tsv and coordsystem.json, in coordinates that no template knows."""
+    stem = root / "sub-real" / "ieeg" / "sub-real_space-Other"
+    contacts.assign(size="n/a").to_csv(f"{stem}_electrodes.tsv", sep="\t", index=False)
+    system = {
+        "iEEGCoordinateSystem": "Other",
+        "iEEGCoordinateSystemDescription": "head coordinates of the acquisition",
+        "iEEGCoordinateUnits": units,
+    }
+    Path(f"{stem}_coordsystem.json").write_text(json.dumps(system))
 
 
 def describe(root: Path) -> None:
@@ -101,17 +115,9 @@ def ecog_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         duration = repeat_edf(source, Path(f"{stem}_ieeg.edf"), n_times)
         sound = chapter(root / "stimuli" / f"{task}{run}.flac", duration - 6, first=25 * number)
         rows = {"onset": [4.0], "duration": [duration - 6], "stim_file": [sound.name]}
-        sidecars(stem, types, task, pd.DataFrame(rows))
-    folder = root / "sub-real" / "ieeg"
-    shutil.copyfile(
-        RECORDINGS / "sample_ecog_electrodes.tsv", folder / "sub-real_space-Other_electrodes.tsv"
-    )
-    system = {
-        "iEEGCoordinateSystem": "Other",
-        "iEEGCoordinateSystemDescription": "head coordinates of the acquisition",
-        "iEEGCoordinateUnits": "m",
-    }
-    (folder / "sub-real_space-Other_coordsystem.json").write_text(json.dumps(system))
+        sidecars(stem, 999.412, types, task, pd.DataFrame(rows))
+    contacts = pd.read_csv(RECORDINGS / "sample_ecog_electrodes.tsv", sep="\t", dtype=str)
+    place_contacts(root, contacts, "m")
     return root
 
 
@@ -132,7 +138,11 @@ def seeg_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copyfile(path, root / "stimuli" / path.name)
         rows.append({"onset": onset, "duration": length, "stim_file": path.name})
         onset += length + 1.0
-    sidecars(stem, types_of(source, seeg_type), "sentences", pd.DataFrame(rows))
+    types = types_of(source, seeg_type)
+    sidecars(stem, 1000.0, types, "sentences", pd.DataFrame(rows))
+    names = [name for name, kind in types.items() if kind == "SEEG"]
+    nowhere = pd.DataFrame({"name": names, "x": "n/a", "y": "n/a", "z": "n/a"})
+    place_contacts(root, nowhere, "n/a")
     return root
 
 
@@ -249,6 +259,16 @@ def test_seeg_through_the_command_without_pretraining(seeg_run: Path) -> None:
     assert len(recording["alignment"]) > 10
     assert (seeg_run / "sub-real.html").exists()
     assert not list(seeg_run.rglob("*pretrained*"))
+
+
+def test_derivatives_of_real_recordings_are_valid_bids(ecog_run: Path, seeg_run: Path) -> None:
+    # Real channel names (L'1) and rates must survive into tables that others can read.
+    validator = Path(sys.executable).with_name("bids-validator-deno")
+    for out in (ecog_run, seeg_run):
+        outcome = subprocess.run(
+            [validator, out, "--ignoreWarnings"], capture_output=True, text=True, check=False
+        )
+        assert outcome.returncode == 0, outcome.stdout + outcome.stderr
 
 
 def test_a_second_run_on_real_data_does_nothing_again(

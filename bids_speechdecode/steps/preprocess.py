@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bids_speechdecode.bids.dataset import ElectrodesFile, read_json
 from bids_speechdecode.bids.derivatives import (
     atomic_write,
     fingerprint,
+    read_sidecar,
+    sidecar_path,
     signature,
     write_json,
     write_sidecar,
@@ -251,8 +254,23 @@ def _copy_electrodes(context: Context, planned: PlannedRecording) -> None:
         for source in (electrodes.electrodes, electrodes.coordsystem):
             if source is None:
                 continue
-            target = context.out.root / source.relative_to(context.out.source)
+            target = _copy_of(context, source)
             if not target.exists() or fingerprint(target) != fingerprint(source):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_write(target) as temporary:
                     shutil.copyfile(source, temporary)
+        write_json(
+            sidecar_path(_copy_of(context, electrodes.electrodes)), _describe_contacts(electrodes)
+        )
+
+
+def _copy_of(context: Context, source: Path) -> Path:
+    return context.out.root / source.relative_to(context.out.source)
+
+
+def _describe_contacts(electrodes: ElectrodesFile) -> dict[str, Any]:
+    """Return the sidecar of electrodes.tsv, which derivatives need where no template is named."""
+    system = read_json(electrodes.coordsystem) if electrodes.coordsystem else {}
+    keys = ("iEEGCoordinateSystemDescription", "iEEGCoordinateSystem")
+    reference = next((system[key] for key in keys if system.get(key)), "n/a")
+    return {"SpatialReference": reference, **read_sidecar(electrodes.electrodes)}
