@@ -16,6 +16,7 @@ from bids_speechdecode.bids.dataset import (
     Recording,
     list_recordings,
     open_dataset,
+    require_known_task,
     require_tasks,
     select_participants,
 )
@@ -34,6 +35,7 @@ from bids_speechdecode.errors import (
     InputOutputError,
     MissingInputError,
     SpeechDecodeError,
+    UsageError,
 )
 from bids_speechdecode.progress import Progress
 from bids_speechdecode.steps.context import WORK, Context
@@ -75,6 +77,8 @@ def run(request: Request, config: Config, command: str) -> int:
         run_group(dataset, out, request, config, command)
         return 0
     participants = select_participants(dataset, request.participants, request.excluded)
+    for task, option in _tasks(config):
+        require_known_task(dataset, participants, task, option)
     if not request.dry_run and is_main_process():
         out.check_owner()
         sweep_leftovers(out.root)
@@ -135,7 +139,7 @@ def _guarded(
     except SpeechDecodeError as error:
         # Other processes would wait for ever at the next barrier, and where one participant's
         # results cannot be written, nobody's can.
-        nobody = isinstance(error, CannotWriteError | InputOutputError)
+        nobody = isinstance(error, CannotWriteError | InputOutputError | UsageError)
         if request.stop_on_first_crash or n_processes() > 1 or nobody:
             raise
         log.error("sub-%s failed (exit status %d): %s", participant, error.exit_code, error)
@@ -235,6 +239,14 @@ def _list(
     )
 
 
+def _tasks(config: Config) -> list[tuple[str, str]]:
+    """Return the tasks that are needed, each with the option that names it."""
+    tasks = [(config.inputs.finetune_task, "--finetune-task")]
+    if config.inputs.pretrain_task != "none":
+        tasks.append((config.inputs.pretrain_task, "--pretrain-task"))
+    return tasks
+
+
 def _plan(
     dataset: Dataset,
     participant: str,
@@ -243,9 +255,8 @@ def _plan(
     config: Config,
     unusable: dict[str, str],
 ) -> ParticipantPlan:
-    require_tasks(recordings, config.inputs.finetune_task, "--finetune-task")
-    if config.inputs.pretrain_task != "none":
-        require_tasks(recordings, config.inputs.pretrain_task, "--pretrain-task")
+    for task, option in _tasks(config):
+        require_tasks(recordings, task, option)
     return plan_participant(
         dataset,
         participant,
