@@ -90,7 +90,7 @@ class WindowConfig:
     """Windows of paired signal and sound."""
 
     duration: Positive = 3.0  # [P]
-    stride: Positive = 3.0  # [P]: windows do not overlap
+    stride: Positive = 3.0  # reviews: windows do not overlap
     brain_lag: Annotated[float, Range(least=-10, most=10)] = (
         0.15  # the brain window starts this much after the sound's
     )
@@ -126,7 +126,7 @@ class TrainingConfig:
     max_epochs: Count = 100
     patience: Count = 10
     clip_norm: Positive = 1.0
-    symmetric: bool = False  # [P]: one direction, brain to audio
+    symmetric: bool = False  # reviews: one direction, brain to audio
     temperature: Positive = 0.07  # initial; learnable [P]
     schedule: Literal["constant", "onecycle"] = "constant"  # of the learning rate
 
@@ -149,7 +149,7 @@ class RunConfig:
     device: Annotated[str, DEVICE] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     n_procs: Annotated[int, Range(least=0)] = 0  # 0: all cores
-    mem_gb: NotNegative = 0.0  # 0: no bound given
+    mem_gb: NotNegative = 0.0  # to plan with; 0: not given
 
 
 @dataclass(frozen=True)

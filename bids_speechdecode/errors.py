@@ -103,3 +103,7 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else ""
+
+
+class ElsewhereError(TemporaryError):
+    """Another process of the same run failed; that process says why."""

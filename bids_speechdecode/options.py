@@ -158,6 +158,12 @@ OPTIONS: tuple[Option, ...] = (
         "CPU threads; 0 means OMP_NUM_THREADS, else all cores.",
         "N",
     ),
-    _setting("--mem-gb", "run.mem_gb", RUN, "Bound of the memory; 0 sets none.", "GB"),
+    _setting(
+        "--mem-gb",
+        "run.mem_gb",
+        RUN,
+        "Memory to plan with: a signal above a quarter of it is kept in half precision.",
+        "GB",
+    ),
     _switch("-v --verbose", RUN, "Say more; -vv also where an error arose.", count=True),
 )

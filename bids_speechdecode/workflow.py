@@ -23,11 +23,10 @@ from bids_speechdecode.bids.dataset import (
 from bids_speechdecode.bids.derivatives import Derivatives, check_output, sweep_leftovers
 from bids_speechdecode.config import Config, Request
 from bids_speechdecode.decoding.distributed import (
-    broadcast,
     choose_device,
     is_main_process,
     n_processes,
-    wait_for_everyone,
+    on_main,
 )
 from bids_speechdecode.errors import (
     CannotWriteError,
@@ -45,7 +44,7 @@ from bids_speechdecode.steps.finetune import finetune
 from bids_speechdecode.steps.group import report_group, show_group, summarise
 from bids_speechdecode.steps.make_plan import plan_participant
 from bids_speechdecode.steps.plan import PRETRAIN, ParticipantPlan
-from bids_speechdecode.steps.preprocess import preprocess_recording
+from bids_speechdecode.steps.preprocess import preprocess_recording, require_preprocessed
 from bids_speechdecode.steps.pretrain import pretrain
 from bids_speechdecode.steps.record import (
     attach_log,
@@ -68,20 +67,12 @@ def run(request: Request, config: Config, command: str) -> int:
     SpeechDecodeError
         With its exit status; of several participants that failed, the first one's is returned.
     """
-    check_output(request.bids_dir, request.output_dir)
-    dataset = open_dataset(request.bids_dir, validate=not config.inputs.skip_bids_validation)
-    out = Derivatives(
-        request.output_dir, source=dataset.root, command=command, simulated=dataset.simulated
-    )
     if request.level == "group":
-        run_group(dataset, out, request, config, command)
+        if is_main_process():  # there is nothing to share out
+            dataset, out, participants = _open(request, config, command)
+            run_group(out, participants, request, config, command)
         return 0
-    participants = select_participants(dataset, request.participants, request.excluded)
-    for task, option in _tasks(config):
-        require_known_task(dataset, participants, task, option)
-    if not request.dry_run and is_main_process():
-        out.check_owner()
-        sweep_leftovers(out.root)
+    dataset, out, participants = on_main(lambda: _open(request, config, command))
     if len(participants) == 1:
         run_participant(dataset, out, participants[0], request, config, command)
         return 0
@@ -98,8 +89,31 @@ def run(request: Request, config: Config, command: str) -> int:
     return next(filter(None, statuses), 0)
 
 
+def _open(
+    request: Request, config: Config, command: str
+) -> tuple[Dataset, Derivatives, tuple[str, ...]]:
+    """Return the dataset, the derivatives and the participants that are asked for."""
+    check_output(request.bids_dir, request.output_dir)
+    dataset = open_dataset(request.bids_dir, validate=not config.inputs.skip_bids_validation)
+    out = Derivatives(
+        request.output_dir, source=dataset.root, command=command, simulated=dataset.simulated
+    )
+    participants = select_participants(dataset, request.participants, request.excluded)
+    if request.level == "participant":
+        for task, option in _tasks(config):
+            require_known_task(dataset, participants, task, option)
+    if request.level == "participant" and not request.dry_run:
+        out.check_owner()
+        sweep_leftovers(out.root)
+    return dataset, out, participants
+
+
 def run_group(
-    dataset: Dataset, out: Derivatives, request: Request, config: Config, command: str
+    out: Derivatives,
+    participants: Sequence[str],
+    request: Request,
+    config: Config,
+    command: str,
 ) -> None:
     """Run the group level on the derivatives of the participants, or list what it would read.
 
@@ -108,7 +122,6 @@ def run_group(
     MissingInputError
         No participant has results yet.
     """
-    participants = select_participants(dataset, request.participants, request.excluded)
     if not out.root.is_dir():
         raise MissingInputError(
             "there are no results of the participant level yet",
@@ -137,8 +150,8 @@ def _guarded(
     try:
         run_participant(dataset, out, participant, request, config, command)
     except SpeechDecodeError as error:
-        # Other processes would wait for ever at the next barrier, and where one participant's
-        # results cannot be written, nobody's can.
+        # Other processes may be elsewhere in the work of this participant, and where one
+        # participant's results cannot be written, nobody's can.
         nobody = isinstance(error, CannotWriteError | InputOutputError | UsageError)
         if request.stop_on_first_crash or n_processes() > 1 or nobody:
             raise
@@ -162,6 +175,21 @@ def run_participant(
     SpeechDecodeError
         When nothing usable is left for one of the needed tasks, or a step fails.
     """
+    plan = on_main(lambda: _first_plan(dataset, out, participant, request, config))
+    if request.dry_run:
+        return
+    device = choose_device(config.run.device)
+    on_main(lambda: _open_output(out, request, config))
+    work_dir = request.work_dir or out.root / WORK
+    context = Context(plan, out, config, work_dir, Progress(), device)
+    with _logged(context, command) as log_dir:
+        _run_steps(dataset, request, context, command, log_dir)
+
+
+def _first_plan(
+    dataset: Dataset, out: Derivatives, participant: str, request: Request, config: Config
+) -> ParticipantPlan:
+    """Return the plan before any signal is read; show it where that is all that is asked for."""
     fresh = request.dry_run or "preprocess" in request.steps
     known = {} if fresh else read_left_out(out, participant)
     recordings = _list(dataset, participant, request, config)
@@ -171,17 +199,13 @@ def run_participant(
     plan = _plan(dataset, participant, recordings, request, config, known)
     if request.dry_run:
         click.echo(show_plan(plan, config))
-        return
-    device = choose_device(config.run.device)
-    if is_main_process():
-        if set(request.steps) - {"preprocess", "report"}:
-            model_fingerprint(config.target)  # an absent model is told before hours of work
-        out.initialise()  # only now: a mistake in the input leaves nothing behind
-    wait_for_everyone()
-    work_dir = request.work_dir or out.root / WORK
-    context = Context(plan, out, config, work_dir, Progress(), device)
-    with _logged(context, command) as log_dir:
-        _run_steps(dataset, request, context, command, log_dir)
+    return plan
+
+
+def _open_output(out: Derivatives, request: Request, config: Config) -> None:
+    if set(request.steps) - {"preprocess", "report"}:
+        model_fingerprint(config.target)  # an absent model is told before hours of work
+    out.initialise()  # only now: a mistake in the input leaves nothing behind
 
 
 @contextmanager
@@ -208,22 +232,22 @@ def _logged(context: Context, command: str) -> Iterator[Path | None]:
 def _run_steps(
     dataset: Dataset, request: Request, context: Context, command: str, log_dir: Path | None
 ) -> None:
-    for label, error in context.plan.errors:
-        _warn(label, error)
-    context = _prepare(dataset, request, context)
-    wait_for_everyone()
+    plan = on_main(lambda: _prepare(dataset, request, context))
+    context = replace(context, plan=plan)
     if "pretrain" in request.steps and context.plan.select(PRETRAIN):
         pretrain(context)
     if "finetune" in request.steps:
         finetune(context)
-    if is_main_process():
-        if "evaluate" in request.steps:
-            evaluate(context)
-        if "report" in request.steps:
-            report_participant(context, command, log_dir)
-            click.echo(show_participant(context))
-        _say_how_it_ended(context.plan)
-    wait_for_everyone()
+    on_main(lambda: _conclude(request, context, command, log_dir))
+
+
+def _conclude(request: Request, context: Context, command: str, log_dir: Path | None) -> None:
+    if "evaluate" in request.steps:
+        evaluate(context)
+    if "report" in request.steps:
+        report_participant(context, command, log_dir)
+        click.echo(show_participant(context))
+    _say_how_it_ended(context.plan)
 
 
 def _list(
@@ -267,21 +291,22 @@ def _plan(
     )
 
 
-def _prepare(dataset: Dataset, request: Request, context: Context) -> Context:
+def _prepare(dataset: Dataset, request: Request, context: Context) -> ParticipantPlan:
     """Make signals and targets; plan again without recordings whose samples cannot be used.
 
     A recording that drops out can move the splits of the others, so the pass is repeated
     until it finds nothing new; what is current by then is skipped.
     """
+    for label, error in context.plan.errors:
+        _warn(label, error)
     unusable: dict[str, str] = {}
     while True:
-        errors = _make_signals_and_targets(request, context) if is_main_process() else {}
+        errors = _make_signals_and_targets(request, context)
+        if not errors:
+            return context.plan
         for label, error in errors.items():
             _warn(label, error)
-        found = broadcast({label: str(error) for label, error in errors.items()})
-        if not found:
-            return context
-        unusable |= found
+            unusable[label] = str(error)
         recordings = _list(dataset, context.participant, request, context.config)
         plan = _plan(dataset, context.participant, recordings, request, context.config, unusable)
         context = replace(context, plan=plan)
@@ -305,6 +330,8 @@ def _make_signals_and_targets(request: Request, context: Context) -> dict[str, D
                 if request.stop_on_first_crash:
                     raise
                 errors[planned.label] = error
+    elif set(request.steps) & {"pretrain", "finetune", "evaluate"}:
+        require_preprocessed(context)
     if errors:
         return errors
     write_plan(context)

@@ -147,3 +147,49 @@ def test_the_input_is_never_written(finished_run: Path, tiny_dataset: Path) -> N
     newest = max(p.stat().st_mtime for p in tiny_dataset.rglob("*") if p.is_file())
     assert newest < (finished_run / "dataset_description.json").stat().st_mtime
     assert not list(tiny_dataset.rglob("*.html"))
+
+
+@pytest.mark.parametrize(
+    ("change", "steps", "step"),
+    [
+        (("[target]", "[preprocess]\nrate = 50.0\n\n[target]"), "finetune,evaluate", "preprocess"),
+        (("[finetune]\nmax_epochs = 2", "[finetune]\nmax_epochs = 1"), "evaluate", "finetune"),
+        (("[pretrain]\nmax_epochs = 2", "[pretrain]\nmax_epochs = 1"), "evaluate", "pretrain"),
+    ],
+)
+def test_half_a_run_refuses_results_of_other_settings(
+    finished_run: Path,
+    tiny_dataset: Path,
+    quick_config: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: tuple[str, str],
+    steps: str,
+    step: str,
+) -> None:
+    # On a cluster the steps are separate jobs: one with other settings must not mix in silently.
+    out = Path(shutil.copytree(finished_run, tmp_path / "out"))
+    config = tmp_path / "other.toml"
+    config.write_text(quick_config.read_text().replace(*change))
+    before = modification_times(out)
+    options = ["--participant-label", "sim01", "--config", str(config), "--steps", steps]
+    assert main([str(tiny_dataset), str(out), "participant", *options]) == 66
+    assert f"the results of step '{step}' were made with other settings" in capsys.readouterr().err
+    changed = {n for n, time in modification_times(out).items() if before.get(n) != time}
+    assert not any(n.endswith((".safetensors", "_scores.tsv", ".npy")) for n in changed)
+
+
+def test_audio_may_lie_outside_the_dataset(
+    tiny_copy: Path, quick_config: Path, tmp_path: Path
+) -> None:
+    # Stimuli are often not shared with the recordings; --audio then names the file.
+    sound = tmp_path / "elsewhere" / "book.flac"
+    sound.parent.mkdir()
+    shutil.copy(tiny_copy / "stimuli" / "simulated_audiobook_chapter-01.flac", sound)
+    for events in tiny_copy.rglob("*_task-audiobook_*_events.tsv"):
+        events.unlink()
+    out = tmp_path / "out"
+    options = ["--participant-label", "sim01", "--config", str(quick_config)]
+    options += ["--audio", str(sound), "--pretrain-task", "none", "--steps", "preprocess,features"]
+    assert main([str(tiny_copy), str(out), "participant", *options]) == 0
+    assert len(list((out / "features").glob("book_*_embeddings.npy"))) == 1

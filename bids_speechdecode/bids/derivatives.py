@@ -53,6 +53,7 @@ _IGNORED = (
     "**/*_features.*",
     "features",
 )
+_CONDITIONS = ("backward", "linear", "taskonly", "zeroshot", "frozen", "finetuned", "pretrained")
 _DESCRIPTIONS = {
     "preproc": "cleaned, decimated and robustly scaled signal",
     "selected": "every channel: kept or dropped, and why",
@@ -67,6 +68,18 @@ _DESCRIPTIONS = {
     "finetuned": "pretrained encoder, all of it finetuned",
     "pretrained": "encoder pretrained on ambient recordings",
     "participants": "the scores of all participants",
+    "participantContrasts": "the contrasts of all participants",
+}
+_DESCRIPTIONS |= {
+    f"{condition}{version}{what}": f"{text}{of_version}{of_what}"
+    for condition, text in tuple(_DESCRIPTIONS.items())
+    if condition in _CONDITIONS
+    for version, of_version in (("", ""), ("Ambient", "; the room's version of the sound"))
+    for what, of_what in (
+        ("", ""),
+        ("brain", "; embeddings of the brain"),
+        ("audio", "; embeddings of the sound"),
+    )
 }
 
 

@@ -6,13 +6,15 @@ Without ``torchrun`` there is one process, which is the main one, and nothing wa
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from bids_speechdecode.errors import UsageError
+from bids_speechdecode.errors import ElsewhereError, SpeechDecodeError, UsageError
 
 T = TypeVar("T")
 
@@ -22,8 +24,18 @@ PATIENCE = timedelta(days=7)
 
 def connect() -> None:
     """Join the other processes, if there are any and this was not done before."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    if n_processes() == 1 or dist.is_initialized():
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        # Otherwise all processes would speak from the first GPU. Gloo serves --device cpu.
+        torch.cuda.set_device(_local_rank() % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=PATIENCE)
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def choose_device(wanted: str) -> str:
@@ -44,34 +56,59 @@ def choose_device(wanted: str) -> str:
             fix="use --device cpu, or run where a GPU and a CUDA build of PyTorch are",
         )
     if wanted == "cuda":
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        return f"cuda:{_local_rank()}"
     return wanted
 
 
-def is_main_process() -> bool:
-    """Return whether this process is the one that writes."""
-    connect()
-    return not dist.is_initialized() or dist.get_rank() == 0
+def process_number() -> int:
+    """Return the number of this process among those that work together, from 0."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def n_processes() -> int:
     """Return how many processes work together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Return whether this process is the one that writes."""
+    return process_number() == 0
+
+
+def on_main(make: Callable[[], T]) -> T:
+    """Call `make` in the main process alone; return its result in every process.
+
+    Raises
+    ------
+    ElsewhereError
+        In the other processes, if `make` failed in the main one, where the error itself is raised.
+    """
+    if n_processes() == 1:
+        return make()
+    error = None
+    box: list[Any] = [None, False]  # result, whether there is one
+    if is_main_process():
+        try:
+            box = [make(), True]
+        except SpeechDecodeError as caught:
+            error = caught
+    with _company():
+        dist.broadcast_object_list(box, src=0)
+    if error is not None:
+        raise error
+    if not box[1]:
+        raise ElsewhereError("the main process failed; it says why")
+    result: T = box[0]
+    return result
+
+
+@contextmanager
+def _company() -> Iterator[None]:
+    """Tell an absent process from a mistake of the program."""
     connect()
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def wait_for_everyone() -> None:
-    """Return when every process has come here."""
-    connect()
-    if dist.is_initialized():
-        dist.barrier()
-
-
-def broadcast(value: T) -> T:
-    """Return the main process's `value` in every process."""
-    connect()
-    if not dist.is_initialized():
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+    try:
+        yield
+    except RuntimeError as error:
+        raise ElsewhereError(
+            "another process of this run has ended", found=str(error), fix="see what it said"
+        ) from error

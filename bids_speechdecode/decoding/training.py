@@ -23,6 +23,7 @@ from torch import nn
 from bids_speechdecode.config import TrainingConfig
 from bids_speechdecode.decoding.checkpoint import read_state, write_state
 from bids_speechdecode.decoding.contrastive import ClipLoss, relative_ranks
+from bids_speechdecode.decoding.distributed import process_number
 from bids_speechdecode.decoding.encoder import Encoder
 from bids_speechdecode.decoding.windows import WindowSet
 from bids_speechdecode.errors import DataError, UsageError
@@ -341,7 +342,8 @@ def _reproducible(device: torch.device, seed: int) -> Iterator[None]:
         torch.random.fork_rng(devices=devices),
         backend.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
     ):
-        torch.manual_seed(seed)
+        # Each process its own dropout; one process alone has number 0.
+        torch.manual_seed(seed + process_number())
         yield
 
 

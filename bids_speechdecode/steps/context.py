@@ -52,9 +52,16 @@ class Context:
         )
 
     def stimulus_file(self, stimulus: Path, desc: str) -> Path:
-        """Return where the targets of an audio file are kept, for all who heard it."""
-        stem = stimulus.relative_to(self.out.source / "stimuli").with_suffix("")
-        return self.out.root / "features" / stem.parent / f"{stem.name}_desc-{desc}_embeddings.npy"
+        """Return where the targets of an audio file are kept, for all who heard it.
+
+        Files of one name from outside ``stimuli/`` differ in `desc`, which carries a signature.
+        """
+        inside = self.out.source / "stimuli"
+        stem = stimulus.relative_to(inside) if stimulus.is_relative_to(inside) else stimulus
+        folder = self.out.root / "features"
+        if not stem.is_absolute():
+            folder /= stem.parent
+        return folder / f"{stem.stem}_desc-{desc}_embeddings.npy"
 
     def summary_file(self, desc: str, suffix: str, ext: str, task: str | None = None) -> Path:
         """Return the name of a derivative of the participant as a whole."""
@@ -86,6 +93,16 @@ def require_step(path: Path, step: str) -> Path:
             fix=f"run the same command with --steps {step}, or without --steps",
         )
     return path
+
+
+def other_settings(path: Path, step: str) -> MissingInputError:
+    """Return the error of a result that does not belong to the settings of this run."""
+    return MissingInputError(
+        f"the results of step {step!r} were made with other settings or other inputs",
+        expected="results that belong to the settings of this command",
+        where=path,
+        fix=f"run the same command with --steps {step} first, or without --steps",
+    )
 
 
 def signature_of(path: Path) -> str:

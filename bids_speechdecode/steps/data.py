@@ -118,7 +118,7 @@ def load_signal(context: Context, role: str) -> SignalStore:
     recordings = [r for r in context.plan.recordings if r.role == role]
     mapped = [_map_signal(context, r) for r in recordings]
     n_total = sum(len(m) for m in mapped)
-    half = n_total * len(channels) * 4 > HALF_PRECISION_FROM_BYTES
+    half = n_total * len(channels) * 4 > _half_precision_from(context.config.run.mem_gb)
     signal = torch.zeros((n_total, len(channels)), dtype=torch.float16 if half else torch.float32)
     offsets, lengths, offset = {}, {}, 0
     for planned, data in zip(recordings, mapped, strict=True):
@@ -128,6 +128,11 @@ def load_signal(context: Context, role: str) -> SignalStore:
         offsets[planned.label], lengths[planned.label] = offset, len(data)
         offset += len(data)
     return SignalStore(signal.to(context.device), offsets, lengths)
+
+
+def _half_precision_from(mem_gb: float) -> float:
+    """Return the size (bytes) of a signal that is too large for full precision."""
+    return min(HALF_PRECISION_FROM_BYTES, mem_gb * 1e9 / 4) if mem_gb else HALF_PRECISION_FROM_BYTES
 
 
 def _matching(

@@ -29,7 +29,7 @@ from bids_speechdecode.steps.context import (
     signature_of,
 )
 from bids_speechdecode.steps.data import LoadedWindows, load_signal, load_windows
-from bids_speechdecode.steps.finetune import load_backward, trained_conditions
+from bids_speechdecode.steps.finetune import load_backward, require_trained, trained_conditions
 from bids_speechdecode.steps.models import load_model
 from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN
 
@@ -73,7 +73,14 @@ class Result:
 
 
 def evaluate(context: Context) -> None:
-    """Write ranks, scores and contrasts of every condition."""
+    """Write ranks, scores and contrasts of every condition.
+
+    Raises
+    ------
+    MissingInputError
+        A model is missing or was trained with other settings.
+    """
+    require_trained(context)
     key = _signature(context)
     table_path = context.summary_file("conditions", "scores", ".tsv")
     if context.out.is_current(table_path, key):

@@ -8,12 +8,13 @@ have the same linear head and the same budget.
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 
 from safetensors.torch import load_file, save_file
 
 from bids_speechdecode.bids.derivatives import atomic_write, read_sidecar, write_sidecar
 from bids_speechdecode.decoding.backward import BackwardModel, fit_backward
-from bids_speechdecode.decoding.distributed import is_main_process
+from bids_speechdecode.decoding.distributed import on_main
 from bids_speechdecode.decoding.encoder import Encoder, WithHead
 from bids_speechdecode.decoding.windows import TargetScaler
 from bids_speechdecode.steps.context import (
@@ -24,6 +25,7 @@ from bids_speechdecode.steps.context import (
     PRETRAINED,
     TASK_ONLY,
     Context,
+    other_settings,
     require_step,
     signature_of,
 )
@@ -36,7 +38,7 @@ from bids_speechdecode.steps.models import (
     read_scaler,
 )
 from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN
-from bids_speechdecode.steps.pretrain import new_encoder
+from bids_speechdecode.steps.pretrain import new_encoder, pretraining_signature
 
 
 def trained_conditions(context: Context) -> tuple[str, ...]:
@@ -57,14 +59,30 @@ def finetune(context: Context) -> None:
     validation = load_windows(context, store, FINETUNE, "val", version)
     for name in todo:
         if name == BACKWARD:
-            if not is_main_process():
-                continue
-            _fit_backward(context, training, validation, keys[name])
+            on_main(partial(_fit_backward, context, training, validation, keys[name]))
             continue
         encoder = _new_model(context, name, training)
         sets, settings = (training, validation), context.config.finetune
         frozen = ("encoder",) if name == FROZEN else ()
         fit(context, name, encoder, sets, settings, keys[name], frozen)
+
+
+def require_trained(context: Context) -> None:
+    """Raise unless every model was trained with the settings of this run.
+
+    Raises
+    ------
+    MissingInputError
+        A model is missing or belongs to other settings.
+    """
+    if context.plan.select(PRETRAIN):
+        path = require_step(context.model_file(PRETRAINED), "pretrain")
+        if not context.out.is_current(path, pretraining_signature(context)):
+            raise other_settings(path, "pretrain")
+    for name in trained_conditions(context):
+        path = require_step(context.model_file(name), "finetune")
+        if not context.out.is_current(path, _signature(context, name)):
+            raise other_settings(path, "finetune")
 
 
 def _signature(context: Context, name: str) -> str:

@@ -19,7 +19,7 @@ from bids_speechdecode.bids.derivatives import (
     write_tsv,
 )
 from bids_speechdecode.config import TrainingConfig
-from bids_speechdecode.decoding.distributed import broadcast, is_main_process, wait_for_everyone
+from bids_speechdecode.decoding.distributed import is_main_process, on_main
 from bids_speechdecode.decoding.encoder import Encoder, load_encoder, save_encoder
 from bids_speechdecode.decoding.training import embed_windows, train
 from bids_speechdecode.decoding.windows import TargetScaler
@@ -80,7 +80,7 @@ def _feature_signatures(context: Context, role: str) -> list[str]:
 
 def is_current(context: Context, model: str, key: str) -> bool:
     """Return, alike in every process, whether a model needs no training."""
-    current = broadcast(context.out.is_current(context.model_file(model), key))
+    current = on_main(lambda: context.out.is_current(context.model_file(model), key))
     if current and is_main_process():
         context.progress.skip("train", model, "current")
     return current
@@ -118,10 +118,12 @@ def fit(
             frozen=frozen,
             on_epoch=lambda _: advance(1),
         )
-    if is_main_process():
+
+    def finish() -> None:
         _keep(context, model, encoder, scaler, history.to_frame(), settings, len(training), key)
         _forget(checkpoint)
-    wait_for_everyone()
+
+    on_main(finish)
 
 
 def _forget(checkpoint: Path) -> None:

@@ -30,7 +30,7 @@ from bids_speechdecode.signals.preprocess import (
     write_brainvision_header,
 )
 from bids_speechdecode.signals.readers import open_signal
-from bids_speechdecode.steps.context import Context
+from bids_speechdecode.steps.context import Context, other_settings
 from bids_speechdecode.steps.plan import PlannedRecording
 from bids_speechdecode.timeline import Interval, merge_intervals
 
@@ -110,6 +110,21 @@ def training_intervals(context: Context, planned: PlannedRecording) -> list[Inte
     )
 
 
+def require_preprocessed(context: Context) -> None:
+    """Raise unless the signal of every recording was made with the settings of this run.
+
+    Raises
+    ------
+    MissingInputError
+        It is missing, or was made with other settings or from another file.
+    """
+    for planned in context.plan.recordings:
+        eeg = context.preprocessed(planned)
+        intervals, cuts = training_intervals(context, planned), split_boundaries(context, planned)
+        if not context.out.is_current(eeg, _signature(context, planned, intervals, cuts)):
+            raise other_settings(eeg, "preprocess")
+
+
 def split_boundaries(context: Context, planned: PlannedRecording) -> list[float]:
     """Return the times (recording clock) halfway between windows of different splits.
 
@@ -153,7 +168,7 @@ def _write_companions(
     """Write header, channels, selection and spectra; the sidecar last, it says 'complete'."""
     write_brainvision_header(eeg, planned.montage.names, result.rate, result.n_times)
     channels = context.recording_file(planned, "preproc", "channels", ".tsv")
-    write_tsv(channels, _channels_table(planned, result))
+    write_tsv(channels, _channels_table(planned, result, context.config.preprocess.highpass))
     write_json(channels.with_suffix(".json"), _describe(CHANNEL_COLUMNS))
     selected = context.recording_file(planned, "selected", "channels", ".tsv")
     write_tsv(selected, _selection_table(planned, result))
@@ -202,7 +217,9 @@ def _spectra(result: Preprocessed) -> pd.DataFrame:
     return before.merge(after, how="outer", on="frequency")
 
 
-def _channels_table(planned: PlannedRecording, result: Preprocessed) -> pd.DataFrame:
+def _channels_table(
+    planned: PlannedRecording, result: Preprocessed, highpass: float
+) -> pd.DataFrame:
     types = {c.name: c.type for c in planned.recording.channels}
     dead = {**dict.fromkeys(result.flat, "flat"), **dict.fromkeys(result.nan, "NaN")}
     names = list(planned.montage.names)
@@ -211,8 +228,8 @@ def _channels_table(planned: PlannedRecording, result: Preprocessed) -> pd.DataF
             "name": names,
             "type": [types.get(name, types.get(name.split("-")[0], "SEEG")) for name in names],
             "units": "n/a",
-            "low_cutoff": result.rate / 2,
-            "high_cutoff": "n/a",
+            "low_cutoff": highpass or "n/a",
+            "high_cutoff": result.rate / 2,
             "sampling_frequency": result.rate,
             "status": ["bad" if name in dead else "good" for name in names],
             "status_description": [dead.get(name, "n/a") for name in names],

@@ -14,10 +14,7 @@ from bids_speechdecode.steps.plan import PRETRAIN
 
 def pretrain(context: Context) -> None:
     """Train the encoder on the ambient training files, stopped by the validation files."""
-    config = context.config
-    key = model_signature(
-        context, PRETRAIN, {"encoder": asdict(config.encoder), "training": asdict(config.pretrain)}
-    )
+    config, key = context.config, pretraining_signature(context)
     if is_current(context, PRETRAINED, key):
         return
     store = load_signal(context, PRETRAIN)
@@ -25,6 +22,13 @@ def pretrain(context: Context) -> None:
     validation = load_windows(context, store, PRETRAIN, "val")
     encoder = new_encoder(context, training)
     fit(context, PRETRAINED, encoder, (training, validation), config.pretrain, key)
+
+
+def pretraining_signature(context: Context) -> str:
+    """Return what the pretrained encoder depends on."""
+    config = context.config
+    settings = {"encoder": asdict(config.encoder), "training": asdict(config.pretrain)}
+    return model_signature(context, PRETRAIN, settings)
 
 
 def new_encoder(

@@ -130,7 +130,10 @@ MEANING: dict[str, tuple[str, str]] = {
     ),
     "RunConfig.precision": ("Precision of the training; scores are always in fp32.", OURS),
     "RunConfig.n_procs": ("CPU threads; 0 means `OMP_NUM_THREADS`, else all cores.", OURS),
-    "RunConfig.mem_gb": ("Bound of the memory in GB; 0 sets none.", OURS),
+    "RunConfig.mem_gb": (
+        "Memory to plan with (GB): a signal above a quarter of it is kept in half precision.",
+        OURS,
+    ),
 }
 
 
