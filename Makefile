@@ -40,14 +40,12 @@ descriptor: install
 DEMO ?= demo
 DEMO_OPTIONS ?= --target mel --pooling frames --encoder small
 
+# Two participants at once, each in a process of its own, as on a cluster.
 demo: install
 	test -d $(DEMO)/data || $(BIN)/python -m bids_speechdecode.simulate $(DEMO)/data --preset demo
-	$(BIN)/bids_speechdecode $(DEMO)/data $(DEMO)/derivatives participant $(DEMO_OPTIONS)
+	printf 'sim01\nsim02\n' | xargs -P 2 -I % $(BIN)/bids_speechdecode $(DEMO)/data $(DEMO)/derivatives \
+		participant --participant-label % --n-procs 1 $(DEMO_OPTIONS)
 	$(BIN)/bids_speechdecode $(DEMO)/data $(DEMO)/derivatives group $(DEMO_OPTIONS)
-
-# A warning is an error: a broken link, an option without a description, an example read otherwise.
-docs: install
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 bench: install
 	@for bench in benchmarks/bench_*.py; do $(BIN)/python $$bench || exit 1; done
