@@ -13,9 +13,13 @@ ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /src
 COPY constraints.txt setup.cfg pyproject.toml README.md LICENSE ./
 COPY bids_speechdecode bids_speechdecode
-# PIP_OPTIONS is several words.
+# PIP_OPTIONS is several words. The tests of the libraries, and what one compiles extensions of torch
+# with, stay out of the image.
 # hadolint ignore=SC2086
-RUN pip install --no-cache-dir ${PIP_OPTIONS} -c constraints.txt ".[demo,nwb,mef]"
+RUN pip install --no-cache-dir ${PIP_OPTIONS} -c constraints.txt ".[demo,nwb,mef]" \
+    && find /opt/venv -type d \( -name tests -o -path "*/torch/test" -o -path "*/torch/include" \) \
+        -prune -exec rm -rf {} + \
+    && find /opt/venv -type f -path "*/torch/bin/*" -not -name torch_shm_manager -delete
 
 FROM build AS models
 ARG SPEECH_MODEL=""
