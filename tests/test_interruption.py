@@ -19,6 +19,7 @@ import pytest
 import soundfile
 from conftest import QUICK, _common, _once
 
+from bids_speechdecode.bids.derivatives import read_sidecar, write_array, write_sidecar
 from bids_speechdecode.cli import main
 from bids_speechdecode.decoding.checkpoint import read_state
 
@@ -31,6 +32,7 @@ BRAIN_LAG, WINDOW = 0.15, 3.0  # seconds, as configured by default
 DIE_AT = """
 import os, signal, sys
 from importlib import import_module
+from bids_speechdecode.bids.derivatives import read_sidecar, write_array, write_sidecar
 from bids_speechdecode.cli import main
 
 module, name, call = sys.argv[1].removeprefix("+").split(":")
@@ -478,3 +480,14 @@ def assert_same_training_signal(
     np.testing.assert_array_equal(signals[0][learnt], signals[1][learnt])
     if len(onsets):
         assert not np.array_equal(*signals)
+
+
+def test_shared_features_never_look_unfinished(tmp_path: Path) -> None:
+    # Another participant's process may read them at the moment in which ours writes the same.
+    path, array = tmp_path / "sound_desc-mel0123abcd_embeddings.npy", np.arange(6.0)
+    write_array(path, array, shared=True)
+    write_sidecar(path, step="features", signature="0123abcd")
+    write_array(path, array, shared=True)
+    assert read_sidecar(path)["Signature"] == "0123abcd"
+    write_array(path, array)
+    assert read_sidecar(path) == {}
