@@ -163,3 +163,20 @@ def test_two_recordings_cannot_be_split_by_file() -> None:
     """The message must say what is there, since the remedy is to add recordings."""
     with pytest.raises(DataError, match="run-1, run-2"):
         split_recordings({"run-1": 9.0, "run-2": 9.0}, 0.1, 0.2, np.random.default_rng(0))
+
+
+def test_short_files_share_blocks_in_the_order_of_playing() -> None:
+    # One file a sentence must not put every other sentence into another split.
+    names = [f"{number:03}.wav" for number in np.random.default_rng(0).permutation(200)]
+    blocks = split_blocks(
+        {name: [Interval(0.0, 4.0)] for name in names},
+        n_blocks=20,
+        val_fraction=0.1,
+        test_fraction=0.2,
+        guard=3.0,
+        window=3.0,
+        rng=np.random.default_rng(1),
+    )
+    assert [block.source for block in blocks] == names
+    assert [block.index for block in blocks] == [i // 10 for i in range(200)]
+    assert all(len({b.split for b in blocks if b.index == i}) == 1 for i in range(20))

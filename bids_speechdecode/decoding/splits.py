@@ -103,7 +103,12 @@ def split_blocks(
     window : float
         Duration of a window in seconds.
     rng : numpy.random.Generator
-        Draws the blocks; the order of `heard` plays no part.
+        Draws the blocks.
+
+    Notes
+    -----
+    Files shorter than half a block are put together to blocks in the order of `heard`, so give
+    that in the order of playing. Otherwise that order plays no part.
 
     Raises
     ------
@@ -111,15 +116,14 @@ def split_blocks(
         If a split would have fewer than `MIN_WINDOWS` windows without overlap.
     """
     pieces = _cut_pieces(heard, n_blocks, window)
-    if len(pieces) < len(SPLITS):
-        raise _too_few(f"{len(pieces)} blocks that hold a window of {window:g} s", n_blocks, guard)
-    drawn = _draw_splits(
-        {index: interval.duration for index, (_, interval) in enumerate(pieces)},
-        val_fraction,
-        test_fraction,
-        rng,
-    )
-    blocks = [Block(source, span, drawn[i], i) for i, (source, span) in enumerate(pieces)]
+    durations: dict[int, float] = {}
+    for index, _, span in pieces:
+        durations[index] = durations.get(index, 0.0) + span.duration
+    if len(durations) < len(SPLITS):
+        found = f"{len(durations)} blocks that hold a window of {window:g} s"
+        raise _too_few(found, n_blocks, guard)
+    drawn = _draw_splits(durations, val_fraction, test_fraction, rng)
+    blocks = [Block(source, span, drawn[index], index) for index, source, span in pieces]
     guarded = [trimmed for block in blocks for trimmed in _guard(block, blocks, guard)]
     counts = {
         split: sum(_n_windows(b.interval, window) for b in guarded if b.split == split)
@@ -133,21 +137,40 @@ def split_blocks(
 
 def _cut_pieces(
     heard: Mapping[str, Sequence[Interval]], n_blocks: int, window: float
-) -> list[tuple[str, Interval]]:
-    """Return (source, interval) of about `n_blocks` blocks of similar length."""
+) -> list[tuple[int, str, Interval]]:
+    """Return (block, source, interval); about `n_blocks` blocks of similar length."""
     stretches = [
         (source, stretch)
-        for source in sorted(heard)
+        for source in heard
         for stretch in merge_intervals(heard[source])
         if _n_windows(stretch, window)
     ]
     wanted = sum(stretch.duration for _, stretch in stretches) / max(n_blocks, 1)
-    pieces = []
+    if all(stretch.duration >= wanted / 2 for _, stretch in stretches):
+        # Whoever heard the same files, in whatever order, then has the same blocks.
+        stretches.sort()
+    spans = []
     for source, stretch in stretches:
         n_parts = max(1, round(stretch.duration / wanted))
         edges = np.linspace(stretch.start, stretch.stop, n_parts + 1).tolist()
-        pieces += [(source, Interval(*pair)) for pair in itertools.pairwise(edges)]
-    return pieces
+        spans += [(source, Interval(*pair)) for pair in itertools.pairwise(edges)]
+    numbers = _number_blocks([span.duration for _, span in spans], wanted)
+    return [(number, *span) for number, span in zip(numbers, spans, strict=True)]
+
+
+def _number_blocks(durations: Sequence[float], wanted: float) -> list[int]:
+    """Return the block of each span: spans shorter than half a block share one with neighbours.
+
+    Sentences that are files of their own would else alternate between splits every few seconds.
+    """
+    numbers: list[int] = []
+    length = 0.0  # of the block so far
+    for duration in durations:
+        is_short = min(length, duration) < wanted / 2
+        joins = bool(numbers) and is_short and length + duration <= wanted * (1 + 1e-9)
+        numbers.append(numbers[-1] + (not joins) if numbers else 0)
+        length = length + duration if joins else duration
+    return numbers
 
 
 def _guard(block: Block, blocks: Sequence[Block], guard: float) -> list[Block]:

@@ -95,7 +95,7 @@ def _cut_blocks(
         window=config.windows.duration,
         rng=rng,
     )
-    pieces = []
+    pieces: list[Piece] = []
     for planned in recordings:
         for index, segment in enumerate(planned.alignment.segments):
             if segment.version != version:
@@ -108,7 +108,30 @@ def _cut_blocks(
                         planned, index, block.split, block.index, block.interval, config.windows
                     )
                     pieces.append(piece)
-    return pieces
+    return _keep_apart(pieces, config)
+
+
+def _keep_apart(pieces: Sequence[Piece], config: Config) -> list[Piece]:
+    """Give up windows that come within the guard of another split's on the recording's clock.
+
+    Blocks of one audio file are apart already; files that follow each other closely are not.
+    Test windows are kept before validation windows, these before training windows.
+    """
+    duration, guard = config.windows.duration, config.splits.guard
+    kept = []
+    for piece in pieces:
+        usable = piece.usable.copy()
+        for other in pieces:
+            precedes = SPLITS.index(other.split) > SPLITS.index(piece.split)
+            if precedes and other.recording == piece.recording and len(other.brain_starts):
+                first = other.brain_starts[0] - guard
+                last = other.brain_starts[-1] + duration + guard
+                slack = 1e-3  # the clock map's rounding costs no window
+                usable &= (piece.brain_starts + duration <= first + slack) | (
+                    piece.brain_starts >= last - slack
+                )
+        kept.append(replace(piece, usable=usable))
+    return kept
 
 
 def _n_blocks(heard: Mapping[str, Sequence[Interval]], config: Config) -> int:

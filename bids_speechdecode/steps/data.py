@@ -59,8 +59,8 @@ class LoadedWindows:
     def blocks(self, config: Config) -> np.ndarray:
         """Return the contiguous block of each window, the unit of resampling and of folds."""
         return label_blocks(
-            self.table["audio_onset"],
-            self.table["piece"],
+            self.table["onset"],
+            self.table["recording"],
             duration=config.windows.duration,
             block=config.evaluation.block,
         )
@@ -175,7 +175,7 @@ def load_windows(
     rate = context.config.preprocess.rate
     n_samples = sample_at(context.config.windows.duration, rate)
     starts, targets, tables = [], [], []
-    for number, piece in enumerate(pieces):
+    for piece in pieces:
         rows, voiced = _read_rows(context, by_audio[piece.recording, piece.segment], piece)
         keep = piece.usable & voiced & ~_meets_gap(context, piece)
         first = np.array([sample_at(float(t), rate) for t in piece.brain_starts])
@@ -183,7 +183,7 @@ def load_windows(
         first = np.clip(first, 0, store.lengths[piece.recording] - n_samples)
         starts.append(first[keep] + store.offsets[piece.recording])
         targets.append(rows[keep])
-        tables.append(_window_table(context, piece, number)[keep])
+        tables.append(_window_table(context, piece)[keep])
     if not starts or not sum(len(s) for s in starts):
         raise DataError(
             f"sub-{context.participant} has no usable {split} window for {role}",
@@ -235,7 +235,7 @@ def _read_rows(context: Context, group: list[Piece], piece: Piece) -> tuple[np.n
     return np.asarray(array), voiced
 
 
-def _window_table(context: Context, piece: Piece, number: int) -> pd.DataFrame:
+def _window_table(context: Context, piece: Piece) -> pd.DataFrame:
     source = context.plan.segment(piece).source
     return pd.DataFrame(
         {
@@ -246,6 +246,5 @@ def _window_table(context: Context, piece: Piece, number: int) -> pd.DataFrame:
             "version": piece.version,
             "split": piece.split,
             "block": piece.block,
-            "piece": number,
         }
     )

@@ -20,13 +20,12 @@ from bids_speechdecode.audio.speech_models import (
     model_fingerprint,
 )
 from bids_speechdecode.audio.waveform import fit_length, read_audio, resample
-from bids_speechdecode.bids.alignment import Segment
 from bids_speechdecode.bids.derivatives import signature, write_array, write_sidecar
 from bids_speechdecode.errors import DataError
 from bids_speechdecode.signals.readers import SignalReader, open_signal
 from bids_speechdecode.steps.context import Context, source_fingerprint
-from bids_speechdecode.steps.plan import Piece, PlannedRecording
-from bids_speechdecode.timeline import sample_at
+from bids_speechdecode.steps.plan import Piece
+from bids_speechdecode.timeline import Interval, sample_at
 
 VERSION = 1
 AUDIO_RATE = 16000
@@ -129,7 +128,7 @@ def _compute_one(
     path: Path,
     key: str,
 ) -> None:
-    read = audio_reader(context.plan[pieces[0].recording], context.plan.segment(pieces[0]))
+    read = audio_reader(context, pieces)
     windows, target = context.config.windows, context.config.target
     features, voiced = [], []
     with context.progress.task("features", name, sum(p.audio.duration for p in pieces)) as advance:
@@ -159,33 +158,39 @@ def _compute_one(
     )
 
 
-def audio_reader(
-    planned: PlannedRecording, segment: Segment
-) -> Callable[[float, float], np.ndarray]:
+def audio_reader(context: Context, pieces: Sequence[Piece]) -> Callable[[float, float], np.ndarray]:
     """Return a function (start, stop in seconds of the audio) -> mono sound at 16 kHz."""
+    planned, segment = context.plan[pieces[0].recording], context.plan.segment(pieces[0])
     if segment.source.path is not None:
         return partial(_read_file, segment.source.path)
     reader = open_signal(planned.recording.path, planned.recording.format)
     pick = reader.channel_names.index(str(segment.source.channel))
-    return partial(_read_channel, reader, pick, _channel_peak(reader, pick))
+    # The scale is a statistic of the sound: held-out sound must not take part in it.
+    training = [p.audio for p in pieces if p.split == "train"] or [p.audio for p in pieces]
+    return partial(_read_channel, reader, pick, _channel_peak(reader, pick, training))
 
 
 def _read_file(path: Path, start: float, stop: float) -> np.ndarray:
     return read_audio(path, start, stop, rate=AUDIO_RATE)
 
 
-def _channel_peak(reader: SignalReader, pick: int) -> float:
-    """Return the largest absolute value of a channel (V), read in blocks; 1 if it is silent."""
-    length = sample_at(CHANNEL_BLOCK, reader.sampling_rate)
-    firsts = range(0, reader.n_times, length)
-    blocks = (reader.read(f, min(f + length, reader.n_times), [pick]) for f in firsts)
-    return max((float(np.nanmax(np.abs(b), initial=0.0)) for b in blocks), default=0.0) or 1.0
+def _channel_peak(reader: SignalReader, pick: int, intervals: Sequence[Interval]) -> float:
+    """Return the largest absolute value (V) of a channel in `intervals`, read in blocks."""
+    rate = reader.sampling_rate
+    length = sample_at(CHANNEL_BLOCK, rate)
+    peak = 0.0
+    for interval in intervals:
+        stop = min(sample_at(interval.stop, rate), reader.n_times)
+        for first in range(sample_at(interval.start, rate), stop, length):
+            block = reader.read(first, min(first + length, stop), [pick])
+            peak = max(peak, float(np.nanmax(np.abs(block), initial=0.0)))
+    return peak or 1.0
 
 
 def _read_channel(
     reader: SignalReader, pick: int, peak: float, start: float, stop: float
 ) -> np.ndarray:
-    """Read an AUDIO channel as sound: one scale for the whole recording, its peak near 1."""
+    """Read an AUDIO channel as sound, with one scale for the whole recording."""
     rate = reader.sampling_rate
     first, last = sample_at(start, rate), min(sample_at(stop, rate), reader.n_times)
     wave = np.nan_to_num(reader.read(first, last, [pick])[:, 0]) / peak
