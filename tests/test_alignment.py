@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bids_speechdecode.bids.alignment import Alignment, align, fit_clock
-from bids_speechdecode.bids.dataset import Channel, Recording
+from bids_speechdecode.bids.channels import Channel
+from bids_speechdecode.bids.dataset import Recording
 from bids_speechdecode.errors import DataError, MissingInputError
 from bids_speechdecode.timeline import Interval
 

@@ -9,18 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from bids_speechdecode.bids.channels import Channel, match_channels, read_channels
 from bids_speechdecode.bids.dataset import (
-    Channel,
     list_recordings,
-    match_channels,
     open_dataset,
-    read_channels,
-    read_tsv,
-    require_content,
     require_signal,
     require_tasks,
     select_participants,
 )
+from bids_speechdecode.bids.tables import read_tsv, require_content
 from bids_speechdecode.errors import (
     DataError,
     InvalidBIDSError,

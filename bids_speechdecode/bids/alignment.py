@@ -20,24 +20,18 @@ clean sound and what a microphone in the room took.
 from __future__ import annotations
 
 import math
-import mimetypes
-import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import pandas as pd
-import soundfile
 
-from bids_speechdecode.bids.dataset import Recording, read_tsv, require_content
-from bids_speechdecode.errors import DataError, MissingInputError, did_you_mean
-from bids_speechdecode.timeline import ClockMap, Interval, merge_intervals
-
-Version = Literal["true", "ambient"]
+from bids_speechdecode.bids.dataset import Recording
+from bids_speechdecode.bids.events import EventRow, Version, read_events
+from bids_speechdecode.bids.stimuli import AudioSource, Stimuli
+from bids_speechdecode.errors import DataError
+from bids_speechdecode.timeline import ClockMap, Interval
 
 # Clocks of real devices differ by far less than 0.1 %, and tables round times to about 0.1 s.
 _MAX_DRIFT = 1e-3
@@ -45,21 +39,6 @@ _SLACK = 0.1  # seconds
 _JITTER = 0.05  # seconds by which an anchor may be off
 # A file of which never as much as a tenth was played is not one that was replayed.
 _MIN_REPLAYED = 0.1
-
-
-@dataclass(frozen=True)
-class AudioSource:
-    """Where sound comes from: a file, or a channel of the recording."""
-
-    path: Path | None = None
-    channel: str | None = None
-    duration: float | None = None  # seconds
-    sampling_rate: float | None = None  # hertz
-
-    @property
-    def name(self) -> str:
-        """The file's or channel's name."""
-        return self.path.name if self.path else f"channel {self.channel}"
 
 
 @dataclass(frozen=True)
@@ -130,8 +109,8 @@ def align(
         If an audio file is absent or was not downloaded.
     """
     segments = list(_audio_channels(recording, duration))
-    rows, artifacts, notes = _read_events(recording, duration, optional=bool(segments or audio))
-    stimuli = _Stimuli(recording.root, stimuli_dir)
+    rows, artifacts, notes = read_events(recording, duration, optional=bool(segments or audio))
+    stimuli = Stimuli(recording.root, stimuli_dir)
     for version, version_rows in _grouped(rows, lambda row: row.version):
         segments += _align_rows(version_rows, version, stimuli, duration, notes)
     if audio and not rows:
@@ -144,256 +123,7 @@ def align(
     return Alignment(tuple(order), tuple(artifacts), tuple(notes))
 
 
-# ------------------------------------------------------------------------------- events
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row of events.tsv that names audio; times in seconds."""
-
-    line: int
-    where: str
-    onset: float
-    duration: float | None  # None also where the table says 0: a mark without extent
-    stimulus: str
-    version: Version
-    audio_onset: float | None
-
-    @property
-    def end(self) -> float:
-        return self.onset + (self.duration or 0.0)
-
-
-def _read_events(
-    recording: Recording, duration: float, *, optional: bool
-) -> tuple[list[_Row], list[Interval], list[str]]:
-    """Return the rows that name audio, the artifacts and notes."""
-    path = recording.events_path
-    if path is None:
-        return [], [], ["no events.tsv"]
-    table, table_notes = read_tsv(path)
-    if "onset" not in table:
-        raise DataError(
-            "events.tsv has no column 'onset'.",
-            expected="onset, duration, stim_file",
-            found=", ".join(map(str, table.columns)),
-            where=path,
-            fix="add it: seconds from the start of the recording to each event",
-        )
-    if table.empty:
-        if optional:
-            return [], [], [*table_notes, f"{path.name}: no rows"]
-        raise DataError(
-            "events.tsv is empty.",
-            expected="rows that say when which audio was heard",
-            found="only a header",
-            where=path,
-            fix="add rows with onset, duration and stim_file",
-        )
-    table, notes = _with_onsets(table, path)
-    artifacts, is_artifact = _artifacts(table, path, duration, notes)
-    rows = [_row(line, row, path) for line, row in _named(table[~is_artifact], notes)]
-    for row in rows:
-        _require_inside(row, duration, recording.duration)
-    return _without_repeats(rows, notes), artifacts, [*table_notes, *notes]
-
-
-def _with_onsets(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Return the rows that have an onset, with times as numbers."""
-    table = table.copy()
-    for column in ("onset", "duration", "audio_onset"):
-        text = table[column] if column in table else pd.Series(None, table.index, dtype=object)
-        table[column] = [_seconds(v, column, path, line) for line, v in text.items()]
-    missing = table["onset"].isna()
-    if missing.all():
-        raise DataError(
-            "No row of events.tsv has an onset.",
-            expected="seconds since the start of the recording",
-            found="n/a in all rows",
-            where=path,
-            fix="fill the column onset",
-        )
-    n = int(missing.sum())
-    notes = [f"{path.name}: {n} rows without an onset, left out"] if n else []
-    return table[~missing], notes
-
-
-def _seconds(text: str | None, column: str, path: Path, line: object) -> float:
-    """Return a time, NaN for n/a."""
-    try:
-        value = math.nan if text is None else float(text)
-    except ValueError:
-        value = math.inf
-    if math.isinf(value) or (column == "duration" and value < 0):
-        raise DataError(
-            f"A value of {column!r} is no time.",
-            expected="seconds, or n/a",
-            found=repr(text),
-            where=f"{path}, line {line}",
-            fix="write a number of seconds with a decimal point, or n/a",
-        )
-    return value
-
-
-def _artifacts(
-    table: pd.DataFrame, path: Path, duration: float, notes: list[str]
-) -> tuple[list[Interval], pd.Series]:
-    """Return the intervals of rows whose trial_type is bad or BAD_*, and which rows they are."""
-    types = table["trial_type"] if "trial_type" in table else pd.Series(None, table.index)
-    is_artifact = types.map(lambda t: bool(re.match(r"bad(?:[_ ]|$)", str(t), re.IGNORECASE)))
-    rows = table[is_artifact.astype(bool)]
-    stops = rows["onset"] + rows["duration"].fillna(0.0)
-    clipped = [
-        Interval(max(0.0, start), min(stop, duration))
-        for start, stop in zip(rows["onset"], stops, strict=True)
-    ]
-    n_empty = sum(interval.duration <= 0 for interval in clipped)
-    if n_empty:
-        notes.append(f"{path.name}: {n_empty} artifact rows without extent or outside, left out")
-    return merge_intervals(clipped), is_artifact.astype(bool)
-
-
-def _named(table: pd.DataFrame, notes: list[str]) -> Iterator[tuple[int, pd.Series]]:
-    """Yield the rows whose stim_file may be audio."""
-    if "stim_file" not in table:
-        return
-    n_images = 0
-    for line, row in table[table["stim_file"].notna()].iterrows():
-        kind = mimetypes.guess_type(str(row["stim_file"]))[0] or ""
-        if kind.startswith("image/"):
-            n_images += 1
-        else:
-            yield int(str(line)), row
-    if n_images:
-        notes.append(f"{n_images} rows whose stim_file is an image, left out")
-
-
-def _row(line: int, row: pd.Series, path: Path) -> _Row:
-    where = f"{path}, line {line}"
-    version = str(row.get("audio_version") or "true").lower()
-    if version not in {"true", "ambient"}:
-        raise DataError(
-            "A value of 'audio_version' is unknown.",
-            expected="true, ambient or n/a",
-            found=f"{version!r} {did_you_mean(version, ['true', 'ambient'])}".strip(),
-            where=where,
-        )
-    return _Row(
-        line=line,
-        where=where,
-        onset=float(row["onset"]),
-        duration=float(row["duration"]) if row["duration"] > 0 else None,
-        stimulus=str(row["stim_file"]),
-        version=version,  # type: ignore[arg-type]
-        audio_onset=None if math.isnan(row["audio_onset"]) else float(row["audio_onset"]),
-    )
-
-
-def _require_inside(row: _Row, duration: float, stated: float | None) -> None:
-    """Raise if a row starts outside the recording; `stated` is its length in the sidecar."""
-    if 0 <= row.onset < duration:
-        return
-    fix = (
-        "correct the onset; for audio that had started before the recording, give "
-        "onset 0 and, in the column audio_onset, the time in the audio"
-    )
-    if stated and duration <= row.onset < stated:
-        fix = (
-            f"the sidecar says that the recording lasts {stated:.3f} s, so the file is "
-            "truncated: copy it again from its source"
-        )
-    raise DataError(
-        "An onset lies outside the recording.",
-        expected=f"seconds from 0 to {duration:.3f}, the recording's length",
-        found=f"{row.onset:g}",
-        where=row.where,
-        fix=fix,
-    )
-
-
-def _without_repeats(rows: list[_Row], notes: list[str]) -> list[_Row]:
-    """Leave out rows that say the same as an earlier one, as two annotations of one moment do."""
-    unique = {replace(row, line=0, where=""): row for row in reversed(rows)}
-    if len(unique) < len(rows):
-        notes.append(f"{len(rows) - len(unique)} rows repeat another row, left out")
-    return sorted(unique.values(), key=lambda row: (row.onset, row.line))
-
-
 # ------------------------------------------------------------------------------- audio
-
-
-class _Stimuli:
-    """The audio files of one dataset, each opened (its header only) once."""
-
-    def __init__(self, root: Path, stimuli_dir: Path) -> None:
-        self.root = root.absolute()
-        self.folder = stimuli_dir.absolute()
-        self._sources: dict[Path, AudioSource] = {}
-
-    def find(self, name: str, where: str | Path) -> AudioSource:
-        """Return the file that a stim_file names.
-
-        Raises
-        ------
-        DataError
-            If it lies outside the dataset or is no audio.
-        MissingInputError
-            If it is absent or a pointer.
-        """
-        if name.startswith("bids::"):
-            path = self.root / name.removeprefix("bids::")
-        else:
-            path = self.folder / name
-            if name.startswith("stimuli/") and not path.exists():
-                path = self.folder / name.removeprefix("stimuli/")
-        path = Path(os.path.normpath(path))
-        if not (path.is_relative_to(self.root) or path.is_relative_to(self.folder)):
-            raise DataError(
-                "A stim_file leads out of the dataset.",
-                expected=f"a path relative to {self.folder}",
-                found=repr(name),
-                where=where,
-                fix="put the audio into that folder and correct stim_file",
-            )
-        if not path.exists() and not path.is_symlink():
-            raise _absent(name, path, where)
-        return self.open(path)
-
-    def open(self, path: Path) -> AudioSource:
-        """Return a file as a source."""
-        if path not in self._sources:
-            require_content(path, self.root)
-            self._sources[path] = _probe(path)
-        return self._sources[path]
-
-
-def _absent(name: str, path: Path, where: str | Path) -> MissingInputError:
-    folder = path.parent
-    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    hint = did_you_mean(path.name, names)
-    return MissingInputError(
-        "The audio that events.tsv names is absent.",
-        expected=str(path),
-        found=f"no such file for stim_file {name!r}",
-        where=where,
-        fix="put the audio there, or correct stim_file" + (f"; {hint}" if hint else ""),
-    )
-
-
-def _probe(path: Path) -> AudioSource:
-    try:
-        info = soundfile.info(path)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        raise DataError(
-            "An audio file cannot be read.",
-            expected="audio that libsndfile opens (WAV, FLAC, OGG, MP3, ...)",
-            found=str(error),
-            where=path,
-            fix="play the file; where it is damaged, fetch it again or convert the original",
-        ) from None
-    if not info.frames:
-        raise DataError("An audio file is empty.", found="0 samples", where=path)
-    return AudioSource(path, None, info.frames / info.samplerate, float(info.samplerate))
 
 
 def _audio_channels(recording: Recording, duration: float) -> Iterator[Segment]:
@@ -414,7 +144,7 @@ def _channel_segment(
 
 
 def _from_start(
-    recording: Recording, audio: str, stimuli: _Stimuli, duration: float, notes: list[str]
+    recording: Recording, audio: str, stimuli: Stimuli, duration: float, notes: list[str]
 ) -> Segment:
     """Return the audio that the user says starts with the recording."""
     if audio in {channel.name for channel in recording.channels}:
@@ -463,13 +193,13 @@ class _Play:
     residual_ms: float | None = None
 
 
-def _grouped(rows: Sequence[_Row], key: Callable[[_Row], object]) -> Iterator[tuple]:
+def _grouped(rows: Sequence[EventRow], key: Callable[[EventRow], object]) -> Iterator[tuple]:
     for value, members in groupby(sorted(rows, key=lambda row: str(key(row))), key):
         yield value, sorted(members, key=lambda row: (row.onset, row.line))
 
 
 def _align_rows(
-    rows: Sequence[_Row], version: Version, stimuli: _Stimuli, duration: float, notes: list[str]
+    rows: Sequence[EventRow], version: Version, stimuli: Stimuli, duration: float, notes: list[str]
 ) -> list[Segment]:
     """Return the segments of all rows of one audio version, none overlapping another."""
     sources = {row.stimulus: stimuli.find(row.stimulus, row.where) for row in rows}
@@ -518,7 +248,7 @@ def _one_at_a_time(segments: list[Segment], where: str) -> list[Segment]:
     return segments
 
 
-def _plays(rows: Sequence[_Row], audio: AudioSource, duration: float) -> list[_Play]:
+def _plays(rows: Sequence[EventRow], audio: AudioSource, duration: float) -> list[_Play]:
     """Return how the rows that name one file are read."""
     length = audio.duration or 0.0
     given = [row for row in rows if row.audio_onset is not None]
@@ -549,7 +279,7 @@ def _slack(seconds: float) -> float:
     return _SLACK + _MAX_DRIFT * seconds
 
 
-def _played_once(rows: Sequence[_Row], length: float) -> _Reading:
+def _played_once(rows: Sequence[EventRow], length: float) -> _Reading:
     first, *others = rows
     meaning = f"played once, from its start at {first.onset:.3f} s"
     lasts = first.duration or length
@@ -564,7 +294,7 @@ def _played_once(rows: Sequence[_Row], length: float) -> _Reading:
     return meaning, [_Play(first.onset, stop, clock, ((first.onset, 0.0),), meaning)]
 
 
-def _replayed(rows: Sequence[_Row], length: float) -> _Reading:
+def _replayed(rows: Sequence[EventRow], length: float) -> _Reading:
     meaning = f"replayed from its start at each of {len(rows)} rows"
     gaps = [b.onset - a.onset for a, b in pairwise(rows)] + [math.inf]
     lasts = [row.duration or min(length, gap) for row, gap in zip(rows, gaps, strict=True)]
@@ -593,7 +323,7 @@ def _replayed(rows: Sequence[_Row], length: float) -> _Reading:
     ]
 
 
-def _session_long(rows: Sequence[_Row], length: float) -> _Reading:
+def _session_long(rows: Sequence[EventRow], length: float) -> _Reading:
     meaning = "session-long: runs with the recording, an onset is also the time in the file"
     last = max(rows, key=lambda row: row.end)
     if last.end > length + _slack(length):
@@ -604,7 +334,7 @@ def _session_long(rows: Sequence[_Row], length: float) -> _Reading:
 
 
 def _no_single_reading(
-    rows: Sequence[_Row], audio: AudioSource, readings: Sequence[_Reading]
+    rows: Sequence[EventRow], audio: AudioSource, readings: Sequence[_Reading]
 ) -> DataError:
     fits = [meaning for meaning, plays in readings if isinstance(plays, list)]
     if fits:
@@ -656,7 +386,7 @@ def fit_clock(anchors: Sequence[tuple[float, float]]) -> tuple[ClockMap, float |
     return clock, residual_ms if len(anchors) > 2 else None
 
 
-def _anchored(rows: Sequence[_Row], audio: AudioSource, duration: float) -> list[_Play]:
+def _anchored(rows: Sequence[EventRow], audio: AudioSource, duration: float) -> list[_Play]:
     """Return the stretches of a file whose rows all give the time in the audio."""
     length = audio.duration or 0.0
     for row in rows:
@@ -680,7 +410,7 @@ def _anchored(rows: Sequence[_Row], audio: AudioSource, duration: float) -> list
     ]
 
 
-def _continuous(rows: Sequence[_Row]) -> list[list[_Row]]:
+def _continuous(rows: Sequence[EventRow]) -> list[list[EventRow]]:
     """Cut rows into pieces within which audio and recording advance alike."""
     pieces = [[rows[0]]]
     for before, row in pairwise(rows):
@@ -693,12 +423,12 @@ def _continuous(rows: Sequence[_Row]) -> list[list[_Row]]:
     return pieces
 
 
-def _anchors(rows: Sequence[_Row]) -> tuple[tuple[float, float], ...]:
+def _anchors(rows: Sequence[EventRow]) -> tuple[tuple[float, float], ...]:
     return tuple((row.onset, row.audio_onset or 0.0) for row in rows)
 
 
 def _require_same_speed(
-    rows: Sequence[_Row], pieces: Sequence[Sequence[_Row]], audio: AudioSource
+    rows: Sequence[EventRow], pieces: Sequence[Sequence[EventRow]], audio: AudioSource
 ) -> None:
     """Raise if rows without durations lie on one line that is not at the recording's speed."""
     if len(pieces) < 3 or any(row.duration for row in rows):
@@ -715,7 +445,7 @@ def _require_same_speed(
         )
 
 
-def _anchored_play(rows: Sequence[_Row], audio: AudioSource, limit: float) -> _Play:
+def _anchored_play(rows: Sequence[EventRow], audio: AudioSource, limit: float) -> _Play:
     anchors = _anchors(rows)
     clock, residual_ms = fit_clock(anchors)
     errors = [abs(clock.to_audio(onset) - heard) for onset, heard in anchors]

@@ -6,19 +6,16 @@ principle: the nearest applicable ``.tsv`` is used, applicable ``.json`` files a
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from bids.layout import BIDSLayout, BIDSLayoutIndexer, Query
 
+from bids_speechdecode.bids.channels import Channel, read_channels
+from bids_speechdecode.bids.tables import as_number, list_some, read_json, require_content
 from bids_speechdecode.errors import (
     DataError,
     InvalidBIDSError,
@@ -37,27 +34,8 @@ FORMATS = {
     ".mefd": "mef3",
     ".nwb": "nwb",
 }
-_BRAIN_TYPES = frozenset({"SEEG", "ECOG", "DBS"})
 _INHERITED = r"(?:ieeg|events|channels|electrodes|coordsystem)\.(?:json|tsv)"
 _OTHER_DATATYPES = r"/(?:anat|beh|dwi|eeg|fmap|func|meg|micr|motion|mrs|nirs|perf|pet)(?:/|$)"
-
-
-@dataclass(frozen=True)
-class Channel:
-    """One row of ``channels.tsv``."""
-
-    name: str
-    type: str = "N/A"  # upper case
-    units: str = "n/a"
-    status: str = "good"  # or "bad"
-    status_description: str = ""
-    group: str = ""
-    sampling_frequency: float | None = None
-
-    @property
-    def is_brain(self) -> bool:
-        """Whether the channel records from the brain (SEEG, ECOG or DBS)."""
-        return self.type in _BRAIN_TYPES
 
 
 @dataclass(frozen=True)
@@ -101,17 +79,17 @@ class Recording:
     @property
     def sampling_frequency(self) -> float | None:
         """Hertz, from the sidecar."""
-        return _number(self.metadata.get("SamplingFrequency"))
+        return as_number(self.metadata.get("SamplingFrequency"))
 
     @property
     def duration(self) -> float | None:
         """Seconds, from the sidecar."""
-        return _number(self.metadata.get("RecordingDuration"))
+        return as_number(self.metadata.get("RecordingDuration"))
 
     @property
     def power_line_frequency(self) -> float | None:
         """Hertz, from the sidecar."""
-        return _number(self.metadata.get("PowerLineFrequency"))
+        return as_number(self.metadata.get("PowerLineFrequency"))
 
     @property
     def signal_missing(self) -> bool:
@@ -133,167 +111,7 @@ class Dataset:
     simulated: bool
 
 
-# ---------------------------------------------------------------------- tables and sidecars
-
-
-def read_tsv(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return a table of strings (``None`` for n/a and empty cells) and notes on its oddities.
-
-    Accepts a byte-order mark, any line ending, blank lines, short rows and Latin-1 text, and
-    says so. The index of the frame is the line number in the file.
-
-    Raises
-    ------
-    DataError
-        If the file is empty, has a row longer than its header, or a column twice.
-    MissingInputError
-        If its content was not downloaded.
-    """
-    text, notes = _decode(path)
-    lines = csv.reader(io.StringIO(text, newline=None), delimiter="\t")
-    rows = [(lines.line_num, [cell.strip() for cell in row]) for row in lines]
-    rows = [(number, row) for number, row in rows if any(row)]
-    if not rows:
-        raise DataError(
-            "A table is empty.",
-            expected="a header line and rows",
-            found="nothing",
-            where=path,
-            fix="copy the file again from its source, or write it anew",
-        )
-    header = rows[0][1]
-    while header and not header[-1]:
-        header.pop()
-    _check_columns(path, header, rows)
-    n_short = sum(len(row) < len(header) for _, row in rows)
-    if n_short:
-        notes.append(f"{path.name}: {n_short} rows shorter than the header, filled with n/a")
-    cells = [
-        [_cell(row[i]) if i < len(row) else None for i in range(len(header))] for _, row in rows[1:]
-    ]
-    index = [number for number, _ in rows[1:]]
-    return pd.DataFrame(cells, columns=header, index=index, dtype=object), tuple(notes)
-
-
-def _decode(path: Path) -> tuple[str, list[str]]:
-    require_content(path, path.parent)
-    data = path.read_bytes()
-    if b"\0" in data:
-        raise DataError(
-            "A table is not a text file.",
-            expected="tab-separated text in UTF-8",
-            found="binary content, or text in UTF-16",
-            where=path,
-            fix="save it as tab-separated text in UTF-8, or copy it again from its source",
-        )
-    notes = []
-    if data.startswith(b"\xef\xbb\xbf"):
-        notes.append(f"{path.name}: byte-order mark removed")
-    try:
-        return data.decode("utf-8-sig"), notes
-    except UnicodeDecodeError:
-        notes.append(f"{path.name}: not UTF-8, read as Latin-1")
-        return data.decode("latin-1"), notes
-
-
-def _check_columns(path: Path, header: list[str], rows: list[tuple[int, list[str]]]) -> None:
-    twice = [name for name, n in Counter(header).items() if n > 1]
-    if twice:
-        raise DataError("A table has a column twice.", found=", ".join(twice), where=path)
-    for number, row in rows[1:]:
-        if any(row[len(header) :]):
-            raise DataError(
-                "A row of a table is longer than its header.",
-                expected=f"{len(header)} cells",
-                found=f"{len(row)} cells",
-                where=f"{path}, line {number}",
-                fix="separate the columns by single tabs and name every column in the first line",
-            )
-
-
-def _cell(text: str) -> str | None:
-    return None if text in {"", "n/a", "N/A"} else text
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON sidecar.
-
-    Raises
-    ------
-    DataError
-        If the file is not JSON or holds something else than an object.
-    MissingInputError
-        If its content was not downloaded.
-    """
-    require_content(path, path.parent)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(
-            "A JSON file cannot be read.",
-            expected="valid JSON",
-            found=str(error),
-            where=path,
-            fix="correct the file (any JSON checker shows the place), or copy it again",
-        ) from None
-    if not isinstance(content, dict):
-        raise DataError("A JSON file holds no object.", expected="{...}", where=path)
-    return content
-
-
-def _number(value: object) -> float | None:
-    """Return a positive finite number, or None for n/a and the like."""
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if 0 < number < float("inf") else None
-
-
-# ------------------------------------------------------------------------------ content
-
-
-def require_content(path: Path, dataset_root: Path) -> None:
-    """Raise if a file of the dataset is absent or only stands for content kept elsewhere.
-
-    Raises
-    ------
-    MissingInputError
-        With the exact command that fetches a DataLad, git-annex or Git LFS file.
-    """
-    try:
-        inside = path.relative_to(dataset_root)
-    except ValueError:
-        inside = path
-    pointer = _pointer_kind(path)
-    if pointer:
-        command = "git lfs pull --include" if pointer == "Git LFS" else "datalad get"
-        raise MissingInputError(
-            "The content of a file has not been downloaded.",
-            expected="the data",
-            found=f"a {pointer} pointer",
-            where=path,
-            fix=f"cd {dataset_root} && {command} {inside}",
-        )
-    if not path.exists():
-        where = next((p for p in path.parents if p.is_dir()), None)
-        names = [p.name for p in where.iterdir() if p.suffix == path.suffix] if where else []
-        hint = did_you_mean(path.name, names)
-        fix = "put the file there" + (f"; {hint}" if hint else "")
-        raise MissingInputError("A file is absent.", where=path, fix=fix)
-
-
-def _pointer_kind(path: Path) -> str:
-    """Return "git-annex", "Git LFS" or "" for a file that holds its content."""
-    if path.is_symlink() and not path.exists():
-        return "git-annex"
-    if not path.is_file() or path.stat().st_size > 32 * 1024:
-        return ""
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start.startswith(b"/annex/objects/"):
-        return "git-annex"
-    return "Git LFS" if start.startswith(b"version https://git-lfs") else ""
+# ------------------------------------------------------------------------- the signal
 
 
 def require_signal(recording: Recording) -> None:
@@ -414,7 +232,7 @@ def select_participants(
         if _bare(label, "sub") not in dataset.participants:
             raise NothingSelectedError(
                 f"There is no participant {_bare(label, 'sub')!r} in the dataset.",
-                expected="one of " + _some(dataset.participants),
+                expected="one of " + list_some(dataset.participants),
                 found=f"sub-{_bare(label, 'sub')}",
                 where=dataset.root,
                 fix=did_you_mean(_bare(label, "sub"), dataset.participants)
@@ -425,7 +243,7 @@ def select_participants(
     if not left:
         raise NothingSelectedError(
             "No participant is left.",
-            expected="one of " + _some(dataset.participants),
+            expected="one of " + list_some(dataset.participants),
             found="all that were chosen are excluded",
             where=dataset.root,
             fix="name fewer in --exclude-participant-label",
@@ -435,13 +253,6 @@ def select_participants(
 
 def _bare(label: str, key: str) -> str:
     return label.strip().removeprefix(f"{key}-")
-
-
-def _some(labels: Iterable[str], n: int = 20) -> str:
-    """Return labels as text, cut after `n`."""
-    labels = list(labels)
-    more = f", ... ({len(labels)} in all)" if len(labels) > n else ""
-    return ", ".join(labels[:n]) + more
 
 
 # -------------------------------------------------------------------------- recordings
@@ -504,7 +315,7 @@ def list_recordings(
     if not kept:
         raise NothingSelectedError(
             f"The filters leave no recording of participant {participant!r}.",
-            expected="one of " + _some(r.label for r in found),
+            expected="one of " + list_some(r.label for r in found),
             where=dataset.root,
             fix="check --session-label, --run-label and --bids-filter-file",
         )
@@ -760,97 +571,3 @@ def _no_such_task(
         where=where,
         fix=f"name the task with {option}; {did_you_mean(task, tasks)}".rstrip("; "),
     )
-
-
-# ---------------------------------------------------------------------------- channels
-
-
-def read_channels(path: Path | None) -> tuple[tuple[Channel, ...], tuple[str, ...]]:
-    """Return the rows of ``channels.tsv`` and notes on everything odd about it.
-
-    A missing or empty status counts as good, as BIDS says; an unknown one as bad.
-
-    Raises
-    ------
-    DataError
-        If there is no column ``name``.
-    """
-    if path is None:
-        return (), ("no channels.tsv: types and status of the channels are unknown",)
-    table, notes = read_tsv(path)
-    if "name" not in table:
-        raise DataError(
-            "channels.tsv has no column 'name'.",
-            expected="name, type, units, status",
-            found=", ".join(table.columns),
-            where=path,
-            fix="name the columns in the first line as BIDS does",
-        )
-    rows = [row for row in table.to_dict("records") if row["name"]]
-    channels = tuple(_channel({str(k): v for k, v in row.items()}) for row in rows)
-    return channels, (*notes, *_channel_notes(path, table, channels))
-
-
-def _channel(row: Mapping[str, str | None]) -> Channel:
-    status = (row.get("status") or "good").lower()
-    known = status in {"good", "bad"}
-    return Channel(
-        name=str(row["name"]),
-        type=(row.get("type") or "n/a").upper(),
-        units=row.get("units") or "n/a",
-        status=status if known else "bad",
-        status_description=row.get("status_description") or ("" if known else f"status {status!r}"),
-        group=row.get("group") or "",
-        sampling_frequency=_number(row.get("sampling_frequency")),
-    )
-
-
-def _channel_notes(path: Path, table: pd.DataFrame, channels: Sequence[Channel]) -> Iterator[str]:
-    for column, meaning in {"type": "no channel counts as brain", "status": "all good"}.items():
-        n_empty = len(table) if column not in table else int(table[column].isna().sum())
-        if column not in table:
-            yield f"{path.name}: no column {column!r} ({meaning})"
-        elif n_empty:
-            yield f"{path.name}: {n_empty} rows without {column}"
-    n_unnamed = int(table["name"].isna().sum())
-    if n_unnamed:
-        yield f"{path.name}: {n_unnamed} rows without a name, left out"
-    n_unknown = sum(c.status_description.startswith("status '") for c in channels)
-    if n_unknown:
-        yield f"{path.name}: {n_unknown} channels of unknown status, counted as bad"
-    twice = [name for name, n in Counter(c.name for c in channels).items() if n > 1]
-    if twice:
-        yield f"{path.name}: {len(twice)} names more than once ({_some(twice, 5)})"
-
-
-def match_channels(
-    channels: Sequence[Channel], names: Sequence[str]
-) -> tuple[tuple[Channel, ...], tuple[str, ...]]:
-    """Return the row of ``channels.tsv`` for each channel of the signal, and what did not match.
-
-    Names are compared exactly, then without case and surrounding space. A channel of the signal
-    without a row gets status bad and says why; rows without a channel are counted.
-
-    Parameters
-    ----------
-    channels : sequence of Channel
-        The rows of ``channels.tsv``.
-    names : sequence of str
-        Names in the signal file, in its order.
-    """
-    exact = {c.name: c for c in reversed(channels)}
-    loose = {c.name.strip().casefold(): c for c in reversed(channels)}
-    rows = [exact.get(name) or loose.get(name.strip().casefold()) for name in names]
-    matched = tuple(
-        row or Channel(name, status="bad", status_description="no row in channels.tsv")
-        for name, row in zip(names, rows, strict=True)
-    )
-    used = {row.name for row in rows if row}
-    unused = [c.name for c in channels if c.name not in used]
-    without = [name for name, row in zip(names, rows, strict=True) if row is None]
-    notes = []
-    if without:
-        notes.append(f"{len(without)} channels without a row in channels.tsv ({_some(without, 5)})")
-    if unused:
-        notes.append(f"{len(unused)} rows of channels.tsv without a channel ({_some(unused, 5)})")
-    return matched, tuple(notes)

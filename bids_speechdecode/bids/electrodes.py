@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.dataset import ElectrodesFile, read_json, read_tsv
+from bids_speechdecode.bids.dataset import ElectrodesFile
+from bids_speechdecode.bids.tables import read_json, read_tsv
 from bids_speechdecode.errors import DataError
 
 _MM_PER_UNIT = {"m": 1000.0, "cm": 10.0, "mm": 1.0}

@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from bids_speechdecode.bids.alignment import align
+from bids_speechdecode.bids.channels import Channel, match_channels
 from bids_speechdecode.bids.dataset import (
-    Channel,
     Dataset,
     ElectrodesFile,
     Recording,
-    match_channels,
     require_signal,
 )
 from bids_speechdecode.bids.electrodes import read_electrodes

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.dataset import ElectrodesFile, read_json
+from bids_speechdecode.bids.dataset import ElectrodesFile
 from bids_speechdecode.bids.derivatives import (
     atomic_write,
     fingerprint,
@@ -23,6 +23,7 @@ from bids_speechdecode.bids.derivatives import (
     write_sidecar,
     write_tsv,
 )
+from bids_speechdecode.bids.tables import read_json
 from bids_speechdecode.errors import DataError
 from bids_speechdecode.signals.preprocess import (
     Preprocessed,
