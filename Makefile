@@ -47,6 +47,10 @@ demo: install
 		participant --participant-label % --n-procs 1 $(DEMO_OPTIONS)
 	$(BIN)/bids_speechdecode $(DEMO)/data $(DEMO)/derivatives group $(DEMO_OPTIONS)
 
+# A warning is an error: a broken link, an option without a description, an example read otherwise.
+docs: install
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
 bench: install
 	@for bench in benchmarks/bench_*.py; do $(BIN)/python $$bench || exit 1; done
 
