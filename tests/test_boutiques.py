@@ -91,3 +91,32 @@ def test_bosh_names_the_exit_status(tmp_path: Path) -> None:
     )
     assert done.returncode == 16, done.stdout + done.stderr
     assert "The input folder is not a BIDS dataset." in done.stdout
+
+
+@pytest.mark.slow
+def test_bosh_launches_a_whole_run(tmp_path: Path, tiny_dataset: Path, quick_config: Path) -> None:
+    """The descriptor is what a platform starts: it must end with results, on both levels."""
+    given = {"bids_dir": str(tiny_dataset), "config": str(quick_config)}
+    out = tmp_path / "out"
+    participant = launch(
+        tmp_path,
+        **given,
+        output_dir_name=str(out),
+        analysis_level="participant",
+        participant_label=["sim01"],
+        target="mel",
+        n_procs=1,
+    )
+    assert participant.returncode == 0, participant.stdout + participant.stderr
+    assert "--participant-label sim01" in participant.stdout
+    assert (out / "sub-sim01.html").stat().st_size > 10_000
+    assert not (out / "sub-sim02").exists()
+    group = launch(
+        tmp_path,
+        **given,
+        output_dir_name=str(out),
+        analysis_level="group",
+        participant_label=["sim01"],
+    )
+    assert group.returncode == 0, group.stdout + group.stderr
+    assert (out / "group.html").exists()

@@ -38,8 +38,7 @@ def describe() -> dict[str, Any]:
             {
                 "id": "output_directory",
                 "name": "Output directory",
-                "description": "A new name for the participant level; for the group level the"
-                " folder that the participant level wrote.",
+                "description": "The same place in two types, which descriptors of BIDS Apps have.",
                 "members": ["output_dir_name", "output_dir"],
                 "mutually-exclusive": True,
                 "one-is-required": True,
@@ -70,6 +69,8 @@ def _name(option: Option) -> str:
 
 
 def _positionals() -> list[dict[str, Any]]:
+    # The BIDS rules of bosh want a String and a File with one key, of which bosh itself puts only
+    # the first into the command line: output_dir_name serves both levels.
     out = {"value-key": "[OUTPUT_DIR]", "optional": True}
     return [
         {
@@ -83,14 +84,16 @@ def _positionals() -> list[dict[str, Any]]:
         {
             "id": "output_dir_name",
             "name": "Output directory name",
-            "description": "Where the derivatives go: a new name.",
+            "description": "Where the derivatives go: a new name, or for the group level the folder"
+            " that the participant level wrote.",
             "type": "String",
             **out,
         },
         {
             "id": "output_dir",
             "name": "Existing output directory",
-            "description": "Where derivatives are that the participant level wrote.",
+            "description": "An existing folder, for platforms that bring folders to where a tool"
+            " runs; bosh itself needs the name instead.",
             "type": "File",
             **out,
         },
