@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from bids_speechdecode.signals.decimate import Decimator, block_length
 from bids_speechdecode.signals.export import write_brainvision_header
@@ -141,6 +142,8 @@ def preprocess(
     report = on_progress or (lambda _: None)
     taps, notches = design_filter(rate, highpass, line_frequency)
     with (
+        # The matrix products are small: more threads gain nothing and wait for each other.
+        threadpool_limits(1, user_api="blas"),
         RowFile(len(montage.picks), folder=out_path.parent) as low,
         RowFile(len(montage.names), path=out_path, folder=out_path.parent) as out,
     ):
