@@ -24,6 +24,7 @@ from bids_speechdecode.bids.derivatives import Derivatives, check_output, sweep_
 from bids_speechdecode.config import Config, Request
 from bids_speechdecode.decoding.distributed import (
     choose_device,
+    disconnected_at_the_end,
     is_main_process,
     n_processes,
     on_main,
@@ -59,6 +60,7 @@ from bids_speechdecode.steps.report import report_participant, show_participant
 log = logging.getLogger(__name__)
 
 
+@disconnected_at_the_end()
 def run(request: Request, config: Config, command: str) -> int:
     """Run the command of `request`; return the exit status.
 

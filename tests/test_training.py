@@ -387,6 +387,7 @@ history = t._fit(encoder, t._windows(200), t._windows(40, seed=1), checkpoint=ou
 rank = os.environ["RANK"]
 save_encoder(out / (rank + ".safetensors"), encoder)
 history.to_frame().to_csv(out / (rank + ".csv"))
+t.torch.distributed.destroy_process_group()
 """
 
 

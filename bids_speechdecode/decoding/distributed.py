@@ -34,6 +34,16 @@ def connect() -> None:
     dist.init_process_group(backend, timeout=PATIENCE)
 
 
+@contextmanager
+def disconnected_at_the_end() -> Iterator[None]:
+    """Part from the other processes: with open connections a process may abort when it exits."""
+    try:
+        yield
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+
 def _local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
