@@ -271,7 +271,9 @@ def launch(request: Request, config: Config, typed: str) -> int:
 def _fail(error: BaseException, request: Request | None) -> int:
     """Say on stderr what went wrong; return the exit status."""
     status, message = explain(error, request)
-    if _is_helper() and (request is None or isinstance(error, ElsewhereError | KeyboardInterrupt)):
+    if _is_other_rank() and (
+        request is None or isinstance(error, ElsewhereError | KeyboardInterrupt)
+    ):
         return status  # the main process says why
     print(f"{PROGRAM}: {message}", file=sys.stderr, flush=True)
     if request is not None and request.verbosity >= 2:
@@ -288,11 +290,11 @@ def _set_threads(n_procs: int) -> None:
 
 def _log_level(verbosity: int) -> int:
     """Return what is shown; of several processes only the first one speaks."""
-    if _is_helper():
+    if _is_other_rank():
         return logging.ERROR
     return logging.DEBUG if verbosity else logging.INFO
 
 
-def _is_helper() -> bool:
+def _is_other_rank() -> bool:
     """Return whether torchrun started this process to help a main one."""
     return int(os.environ.get("RANK", "0")) > 0
