@@ -329,6 +329,15 @@ def test_channel_and_file_are_two_versions(bench):
     assert sorted(s.version for s in found.segments) == ["ambient", "true"]
 
 
+def test_file_of_the_room_replaces_the_microphone_channel(bench):
+    """Both are what the room heard; kept together, every ambient window would count twice."""
+    bench.audio("room.wav", 30)
+    bench.channels = (Channel("MIC", "AUDIO"),)
+    found = bench.align("onset duration stim_file audio_version\n20 30 room.wav ambient\n")
+    assert [s.source.name for s in found.segments] == ["room.wav"]
+    assert any("channel MIC is not used" in note for note in found.notes)
+
+
 def test_no_events_and_audio_that_the_user_names(bench):
     """The layout of a published podcast dataset: no events, the audio starts at 0."""
     bench.audio("podcast.wav", 90)

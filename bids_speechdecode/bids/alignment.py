@@ -110,6 +110,10 @@ def align(
     """
     segments = list(_audio_channels(recording, duration))
     rows, artifacts, notes = read_events(recording, duration, optional=bool(segments or audio))
+    if segments and any(row.version == "ambient" for row in rows):
+        # Both are what the room heard: windows of one stretch of brain must not count twice.
+        notes.append(f"events.tsv names the room's sound, so {segments[0].source.name} is not used")
+        segments = []
     stimuli = Stimuli(recording.root, stimuli_dir)
     for version, version_rows in _grouped(rows, lambda row: row.version):
         segments += _align_rows(version_rows, version, stimuli, duration, notes)
