@@ -12,7 +12,7 @@ from bids_speechdecode.config import STEPS, Config, settings
 from bids_speechdecode.errors import UsageError, did_you_mean
 from bids_speechdecode.validation import choices
 
-WHO, METHOD, TODO, RUN = "What to use", "Method", "What to do", "How to run"
+WHO, METHOD, ACTION, RUN = "What to use", "Method", "What to do", "How to run"
 
 
 class Option(click.Option):
@@ -138,15 +138,15 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _setting("--encoder", "encoder.preset", METHOD, "Brain encoder; small suits CPUs."),
     _folder("--config", METHOD, "TOML file with any setting; what is typed wins.", "FILE"),
-    _words("--steps", TODO, f"Only some of {', '.join(STEPS)}. [default: all]", "STEP,..."),
-    _switch("--reports-only", TODO, "Only write the reports again, from what is there."),
+    _words("--steps", ACTION, f"Only some of {', '.join(STEPS)}. [default: all]", "STEP,..."),
+    _switch("--reports-only", ACTION, "Only write the reports again, from what is there."),
     _switch(
         "--dry-run",
-        TODO,
+        ACTION,
         "Say which files, channels and windows would be used, and what is left out and why;"
         " write nothing.",
     ),
-    _switch("--stop-on-first-crash", TODO, "Stop at the first recording that fails."),
+    _switch("--stop-on-first-crash", ACTION, "Stop at the first recording that fails."),
     _folder("-w --work-dir", RUN, "For checkpoints and such. [default: OUTPUT_DIR/.work]", "DIR"),
     _setting("--device", "run.device", RUN, "auto, cpu, cuda, cuda:1 or mps.", "DEVICE"),
     _setting("--precision", "run.precision", RUN, "Precision of the training."),
