@@ -193,6 +193,9 @@ def _configure(given: Mapping[str, Any]) -> Config:
     for setting, prefix in (("inputs.sessions", "ses-"), ("inputs.runs", "run-")):
         if setting in typed:
             typed[setting] = read_labels(typed[setting], prefix, options[setting].opts[-1])
+    for setting in ("anatomy.space", "selection.rules", "selection.roi"):
+        if setting in typed:
+            typed[setting] = split_words(typed[setting])
     if typed.get("target.name") == "mel" and "target.model" in typed:
         raise UsageError(
             "--target mel uses no speech model",

@@ -30,7 +30,17 @@ from bids_speechdecode.validation import (
 )
 
 LEVELS = ("participant", "group")
-STEPS = ("preprocess", "features", "pretrain", "finetune", "evaluate", "report")
+STEPS = (
+    "preprocess",
+    "features",
+    "select",
+    "pretrain",
+    "finetune",
+    "evaluate",
+    "contributions",
+    "report",
+)
+RULES = ("all", "roi", "radius", "responsive")
 
 # What each kind of target means unless the user names a model: hub name and hidden_states index.
 DEFAULT_MODELS = {
@@ -67,6 +77,30 @@ class PreprocessConfig:
     highpass: NotNegative = 0.05  # [P]
     clamp: Positive = 20.0  # robust standard units
     min_good_fraction: Share = 0.5  # of a participant's recording time, for a channel to be used
+
+
+@dataclass(frozen=True)
+class AnatomyConfig:
+    """Where the contacts are."""
+
+    space: tuple[str, ...] = ()  # coordinate spaces in the order of preference; none: our order
+    fs_subjects_dir: str = ""  # FreeSurfer subjects, for contacts in a participant's own space
+    atlas: tuple[str, ...] = ("desikan-killiany",)  # a name, or an image and its table of labels
+    max_distance: NotNegative = 5.0  # mm from a contact to the nearest label that it may get
+    ball_radius: Positive = 3.0  # mm around a contact in which the share of its label is counted
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """Which of the good channels the models read; a channel must pass every rule."""
+
+    rules: tuple[str, ...] = ("all",)
+    roi: tuple[str, ...] = ("speech",)  # a preset, or labels of the atlas
+    hemisphere: Literal["both", "left", "right"] = "both"
+    center: str = ""  # "x,y,z" in MNI152 (mm), several separated by ";"
+    radius: Positive = 10.0  # mm
+    unlocalised: Literal["keep", "drop", "error"] = "drop"  # where a rule needs a position
+    responsive_q: InnerShare = 0.05  # false discovery rate of "responds to sound"
 
 
 @dataclass(frozen=True)
@@ -114,6 +148,7 @@ class EncoderConfig:
 
     preset: Literal["paper", "small"] = "paper"
     dropout: Annotated[float, Range(least=0, below=1)] = 0.0
+    spatial: Literal["none", "attention"] = "none"  # how channels enter: by name or by position
 
 
 @dataclass(frozen=True)
@@ -142,6 +177,16 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class ContributionConfig:
+    """Which electrodes carry the result."""
+
+    model: Literal["best", "finetuned", "frozen", "taskonly"] = "best"  # best: on validation
+    draws: Count = 1000  # replaced windows behind each electrode's loss of rank, at least
+    n_permutations: Count = 10000
+    ig_steps: Count = 16  # of the path of integrated gradients
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """How to run, which does not change what is computed (except seed and precision)."""
 
@@ -158,6 +203,8 @@ class Config:
 
     inputs: InputConfig = field(default_factory=InputConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    anatomy: AnatomyConfig = field(default_factory=AnatomyConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)
     splits: SplitConfig = field(default_factory=SplitConfig)
@@ -165,6 +212,7 @@ class Config:
     pretrain: TrainingConfig = field(default_factory=TrainingConfig)
     finetune: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    contributions: ContributionConfig = field(default_factory=ContributionConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
 
@@ -351,7 +399,15 @@ def _check_together(config: Config, where: str | Path) -> None:
             target.pooling == "frames" and target.frame_rate * windows.duration < 1
         ),
         f"target {target.name!r} needs a model": target.name != "mel" and not target.model,
+        "select 'radius' needs a center": "radius" in config.selection.rules
+        and not config.selection.center,
+        "atlas is a name, or an image and its table of labels": (
+            len(config.anatomy.atlas) not in (1, 2)
+        ),
     }
+    for rule in config.selection.rules:
+        if rule not in RULES:
+            raise unknown("rule of selection", rule, RULES, where)
     for problem, present in problems.items():
         if present:
             raise UsageError(f"the settings contradict each other: {problem}", where=where)

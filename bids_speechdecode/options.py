@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bids_speechdecode.config import STEPS, Config, settings
+from bids_speechdecode.config import RULES, STEPS, Config, settings
 from bids_speechdecode.errors import UsageError, did_you_mean
 from bids_speechdecode.validation import choices
 
@@ -30,7 +30,8 @@ def _setting(names: str, setting: str, section: str, text: str, metavar: str = "
     part, _, key = setting.partition(".")
     default = getattr(getattr(Config(), part), key)
     if default != "" and default != () and default is not False:
-        text = f"{text} [default: {default}]"
+        shown = " ".join(default) if isinstance(default, tuple) else default
+        text = f"{text} [default: {shown}]"
     more: dict[str, Any] = {"metavar": metavar} if metavar else {}
     if words := choices(hint):
         more |= {"type": Word(words)}
@@ -110,6 +111,63 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _setting("--reference", "preprocess.reference", METHOD, "Re-reference the channels."),
     _setting(
+        "--space",
+        "anatomy.space",
+        METHOD,
+        "Coordinate spaces of electrodes.tsv, the preferred one first. [default: MNI152 first]",
+        "SPACE...",
+    ),
+    _setting(
+        "--fs-subjects-dir",
+        "anatomy.fs_subjects_dir",
+        METHOD,
+        "FreeSurfer subjects, for contacts in a participant's own space.",
+        "DIR",
+    ),
+    _setting(
+        "--atlas",
+        "anatomy.atlas",
+        METHOD,
+        "Atlas of the labels: a name, or an image in MNI152 and its table of labels.",
+        "NAME|IMAGE LABELS",
+    ),
+    _setting(
+        "--atlas-max-distance",
+        "anatomy.max_distance",
+        METHOD,
+        "A contact farther than this from every label has none (mm).",
+        "MM",
+    ),
+    _setting(
+        "--select",
+        "selection.rules",
+        METHOD,
+        f"Rules that a channel must pass: {', '.join(RULES)}.",
+        "RULE...",
+    ),
+    _setting(
+        "--roi",
+        "selection.roi",
+        METHOD,
+        "Regions of --select roi: 'speech', or labels of the atlas.",
+        "LABEL...",
+    ),
+    _setting("--hemisphere", "selection.hemisphere", METHOD, "Hemisphere of --select roi."),
+    _setting(
+        "--center",
+        "selection.center",
+        METHOD,
+        "Centre of --select radius in MNI152 (mm); several separated by ';'.",
+        "X,Y,Z",
+    ),
+    _setting("--radius", "selection.radius", METHOD, "Reach of --select radius (mm).", "MM"),
+    _setting(
+        "--unlocalised",
+        "selection.unlocalised",
+        METHOD,
+        "Channels without a position where a rule needs one.",
+    ),
+    _setting(
         "--target",
         "target.name",
         METHOD,
@@ -137,6 +195,12 @@ OPTIONS: tuple[Option, ...] = (
         "Leave out windows in which nobody speaks. [default: off]",
     ),
     _setting("--encoder", "encoder.preset", METHOD, "Brain encoder; small suits CPUs."),
+    _setting(
+        "--spatial",
+        "encoder.spatial",
+        METHOD,
+        "How channels enter the encoder: by name (none), or by position (attention).",
+    ),
     _folder("--config", METHOD, "TOML file with any setting; what is typed wins.", "FILE"),
     _words("--steps", ACTION, f"Only some of {', '.join(STEPS)}. [default: all]", "STEP,..."),
     _switch("--reports-only", ACTION, "Only write the reports again, from what is there."),

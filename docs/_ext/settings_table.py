@@ -52,6 +52,63 @@ MEANING: dict[str, tuple[str, str]] = {
         "A channel is used if it is good in at least this share of the recording time.",
         OURS,
     ),
+    "AnatomyConfig.space": (
+        "Coordinate spaces of `electrodes.tsv` in the order of preference; empty means MNI152, "
+        "MNI305, Talairach, then the participant's own.",
+        OURS,
+    ),
+    "AnatomyConfig.fs_subjects_dir": (
+        "Folder of FreeSurfer subjects (`sub-XX` or `XX`), for contacts in a participant's own "
+        "space.",
+        OURS,
+    ),
+    "AnatomyConfig.atlas": (
+        "A name (`desikan-killiany`, or an atlas of TemplateFlow), or an image in MNI152 and its "
+        "table of labels.",
+        OURS,
+    ),
+    "AnatomyConfig.max_distance": (
+        "A contact farther than this (mm) from every label has none.",
+        OURS,
+    ),
+    "AnatomyConfig.ball_radius": (
+        "Radius (mm) of the ball in which the share of a contact's label is counted.",
+        OURS,
+    ),
+    "SelectionConfig.rules": (
+        "Rules that a channel must pass to be read by the models: `all`, `roi`, `radius`, "
+        "`responsive`.",
+        OURS,
+    ),
+    "SelectionConfig.roi": ("Regions of rule `roi`: `speech`, or labels of the atlas.", OURS),
+    "SelectionConfig.hemisphere": ("Hemisphere of rule `roi`.", OURS),
+    "SelectionConfig.center": (
+        "Centre of rule `radius` in MNI152, `x,y,z` in mm; several separated by `;`.",
+        OURS,
+    ),
+    "SelectionConfig.radius": ("Reach of rule `radius`, in mm.", OURS),
+    "SelectionConfig.unlocalised": (
+        "What happens to channels without a position where a rule needs one.",
+        OURS,
+    ),
+    "SelectionConfig.responsive_q": (
+        "False discovery rate of rule `responsive`, over channels.",
+        OURS,
+    ),
+    "ContributionConfig.model": (
+        "Whose contributions; `best` is the one with the best validation rank.",
+        OURS,
+    ),
+    "ContributionConfig.draws": (
+        "Test windows with a replaced electrode behind each loss of rank, at least.",
+        OURS,
+    ),
+    "ContributionConfig.n_permutations": ("Permutations behind each electrode's p.", OURS),
+    "ContributionConfig.ig_steps": ("Points on the path of integrated gradients.", OURS),
+    "EncoderConfig.spatial": (
+        "How channels enter the encoder: by name, or by their position (spatial attention).",
+        OURS,
+    ),
     "TargetConfig.name": ("Kind of target. `mel` needs no model weights.", PAPER),
     "TargetConfig.model": (
         "Speech model: a name on the Hugging Face hub, or a folder. Each kind of target has its "
@@ -174,7 +231,9 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return f'"{value}"'
-    return "[]" if value == () else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, tuple):
+        return str(list(value)).replace("'", '"')
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class SettingsTable(SphinxDirective):

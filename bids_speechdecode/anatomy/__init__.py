@@ -1,0 +1,1 @@
+"""Where contacts are: spaces, atlas labels, and the channels chosen by them."""
