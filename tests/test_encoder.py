@@ -108,6 +108,24 @@ def test_frames_see_their_own_time(kind: str) -> None:
         assert change[frame] > 10 * change[(frame + 15) % 30]
 
 
+@pytest.mark.parametrize("spec", SPECS)
+def test_encoding_what_was_mixed_is_the_encoder(spec: EncoderSpec) -> None:
+    """Contributions mix once and encode many times: both parts together are the whole."""
+    encoder = build_encoder(spec, seed=2).eval()
+    assert torch.equal(encoder.encode(encoder.mix(_signal())), encoder(_signal()))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_mix_of_a_change_is_its_weights_times_the_change(spec: EncoderSpec) -> None:
+    """Exchanging one electrode is a rank-one update only where the mix is affine over channels."""
+    encoder = build_encoder(spec, seed=2).eval()
+    x, dx = _signal(), _signal().roll(1, 0)
+    dx[:, 1:] = 0  # one electrode
+    weights = encoder.mixing_weights()
+    assert weights.shape == (encoder.mix(x).shape[1], spec.n_channels)
+    torch.testing.assert_close(encoder.mix(x + dx), encoder.mix(x) + weights @ dx)
+
+
 def test_linear_encoder_is_linear() -> None:
     """The baseline answers what linear decoding reaches; a hidden nonlinearity would spoil it."""
     for n_frames in (None, 30):

@@ -57,9 +57,30 @@ class EncoderSpec:
 
 
 class Encoder(nn.Module):
-    """An encoder that knows its own specification."""
+    """An encoder that knows its own specification, in two parts: ``encode(mix(x))``.
+
+    `mix` is affine and acts on each sample alone, `encode` is the rest. So what a change of few
+    channels does to the mix is known without mixing all channels again:
+    ``mix(x + dx) = mix(x) + mixing_weights() @ dx``.
+    """
 
     spec: EncoderSpec
+
+    def mix(self, x: torch.Tensor) -> torch.Tensor:
+        """Map channels, (B, C, T), to what the rest sees, (B, P, T)."""
+        raise NotImplementedError
+
+    def encode(self, z: torch.Tensor) -> torch.Tensor:
+        """Map mixed channels, (B, P, T), to (B, d) or (B, F, d)."""
+        raise NotImplementedError
+
+    def mixing_weights(self) -> torch.Tensor:
+        """Return the matrix of `mix` without its offset, shape (P, C)."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, C, T) to (B, d) or (B, F, d)."""
+        return self.encode(self.mix(x))
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -203,9 +224,17 @@ class ConvEncoder(Encoder):
             frames = frame_matrix(n_samples, n_frames)
             self.register_buffer("frames", frames, persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (B, C, T) to (B, d) or (B, F, d)."""
-        hidden = self.layers(self.project(x))
+    def mix(self, x: torch.Tensor) -> torch.Tensor:
+        """Map channels, (B, C, T), to what the rest sees, (B, P, T)."""
+        return self.project(x)
+
+    def mixing_weights(self) -> torch.Tensor:
+        """Return the matrix of `mix` without its offset, shape (P, C)."""
+        return self.project.weight[:, :, 0]
+
+    def encode(self, z: torch.Tensor) -> torch.Tensor:
+        """Map mixed channels, (B, P, T), to (B, d) or (B, F, d)."""
+        hidden = self.layers(z)
         if self.spec.n_frames is None:
             return self.attention(self.output(hidden))
         return self.output(hidden @ self.frames).transpose(1, 2)
@@ -232,11 +261,19 @@ class LinearEncoder(Encoder):
             frames = frame_matrix(n_samples, n_frames)
             self.register_buffer("frames", frames, persistent=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def mix(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x`, (B, C, T): no channels are mixed before time is."""
+        return x
+
+    def mixing_weights(self) -> torch.Tensor:
+        """Return the identity, shape (C, C)."""
+        return torch.eye(self.spec.n_channels, device=next(self.parameters()).device)
+
+    def encode(self, z: torch.Tensor) -> torch.Tensor:
         """Map (B, C, T) to (B, d) or (B, F, d)."""
         if self.spec.n_frames is None:
-            return self.linear(x.flatten(1))
-        return (self.linear(x) @ self.frames).transpose(1, 2)
+            return self.linear(z.flatten(1))
+        return (self.linear(z) @ self.frames).transpose(1, 2)
 
 
 class WithHead(Encoder):
@@ -255,9 +292,17 @@ class WithHead(Encoder):
             nn.init.eye_(self.head.weight)
             nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (B, C, T) to (B, d) or (B, F, d)."""
-        return self.head(self.encoder(x))
+    def mix(self, x: torch.Tensor) -> torch.Tensor:
+        """Map channels, (B, C, T), to what the rest sees, (B, P, T)."""
+        return self.encoder.mix(x)
+
+    def mixing_weights(self) -> torch.Tensor:
+        """Return the matrix of `mix` without its offset, shape (P, C)."""
+        return self.encoder.mixing_weights()
+
+    def encode(self, z: torch.Tensor) -> torch.Tensor:
+        """Map mixed channels, (B, P, T), to (B, d) or (B, F, d)."""
+        return self.head(self.encoder.encode(z))
 
 
 def build_encoder(spec: EncoderSpec, seed: int = 0) -> Encoder:
