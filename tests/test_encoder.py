@@ -10,19 +10,17 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from bids_speechdecode.decoding.encoder import (
-    BatchNorm,
     ConvEncoder,
     Encoder,
     EncoderSpec,
     LinearEncoder,
-    TimeAttention,
     WithHead,
     build_encoder,
-    frame_matrix,
     load_encoder,
     n_parameters,
     save_encoder,
 )
+from bids_speechdecode.decoding.layers import BatchNorm, TimeAttention, frame_matrix
 from bids_speechdecode.errors import CannotWriteError, DataError, MissingInputError
 
 SPECS = [
@@ -68,16 +66,35 @@ def test_same_seed_same_weights(spec: EncoderSpec) -> None:
 
 
 def test_attention_is_its_equation() -> None:
-    """sum_t softmax_t(v . tanh(W x_t + b)) x_t, by a slow loop over windows and time."""
-    attention = TimeAttention(6, 4)
-    x = _signal(3, 6, 11)
+    """sum_t softmax_t(v . tanh(W m_t + b)) m_t with m_t = M x_t + c, by a slow loop."""
+    attention, last = TimeAttention(6, 4), torch.nn.Conv1d(9, 6, 1)
+    x = _signal(3, 9, 11)
     weight, bias = attention.hidden.weight[:, :, 0], attention.hidden.bias
     v = attention.score.weight[0, :, 0]
-    for window, pooled in zip(x, attention(x), strict=True):
-        score = torch.stack([v @ torch.tanh(weight @ window[:, t] + bias) for t in range(11)])
+    for window, pooled in zip(x, attention(x, last), strict=True):
+        mapped = last.weight[:, :, 0] @ window + last.bias[:, None]
+        score = torch.stack([v @ torch.tanh(weight @ mapped[:, t] + bias) for t in range(11)])
         share = torch.exp(score) / torch.exp(score).sum()
-        expected = sum(share[t] * window[:, t] for t in range(11))
+        expected = sum(share[t] * mapped[:, t] for t in range(11))
         torch.testing.assert_close(pooled, expected)
+
+
+def test_the_mean_before_the_last_map_changes_nothing() -> None:
+    """The order that saves time must give the outputs and gradients of the order of the paper."""
+    encoder = build_encoder(SPECS[0], seed=4).double()
+    x = _signal().double()
+    encoder(x).square().sum().backward()
+    gradients = [p.grad.clone() for p in encoder.parameters() if p.grad is not None]
+    encoder.zero_grad()
+    mapped = encoder.output(encoder.layers(encoder.project(x)))
+    share = encoder.attention.score(torch.tanh(encoder.attention.hidden(mapped))).softmax(-1)
+    slow = (mapped * share).sum(-1)
+    slow.square().sum().backward()
+    torch.testing.assert_close(encoder(x), slow)
+    assert len(gradients) == len(list(encoder.parameters()))
+    for parameter, gradient in zip(encoder.parameters(), gradients, strict=True):
+        # A gradient in batch norm's null space is zero in theory and rounding in practice.
+        torch.testing.assert_close(gradient, parameter.grad, atol=1e-12, rtol=1e-7)
 
 
 def test_frames_are_means_over_their_stretch() -> None:

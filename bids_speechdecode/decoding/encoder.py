@@ -10,14 +10,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from bids_speechdecode.decoding.checkpoint import write_tensors
+from bids_speechdecode.decoding.layers import ConvBlock, TimeAttention, frame_matrix
 from bids_speechdecode.errors import DataError, MissingInputError
 
 PresetName = Literal["paper", "small"]
@@ -83,97 +83,6 @@ class Encoder(nn.Module):
         return self.encode(self.mix(x))
 
 
-class _SumOverRanks(torch.autograd.Function):
-    """Sum of a tensor over all processes; so is its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
-        total = value.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
-
-
-class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation over the joint batch of all processes.
-
-    PyTorch's own synchronised version runs on GPUs only. With one process this is its
-    ordinary `BatchNorm1d`.
-    """
-
-    momentum: float
-    running_mean: torch.Tensor
-    running_var: torch.Tensor
-    num_batches_tracked: torch.Tensor
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise `x`, shape (B, C, T), per channel."""
-        if not (self.training and dist.is_available() and dist.is_initialized()):
-            return super().forward(x)
-        x32 = x.float()
-        count = x.new_tensor(float(x.shape[0] * x.shape[2]), dtype=torch.float32)
-        dist.all_reduce(count)
-        mean = _SumOverRanks.apply(x32.sum((0, 2))) / count
-        centered = x32 - mean[:, None]
-        variance = _SumOverRanks.apply(centered.square().sum((0, 2))) / count
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        gain = self.weight * torch.rsqrt(variance + self.eps)
-        return (centered * gain[:, None] + self.bias[:, None]).to(x.dtype)
-
-
-class ConvBlock(nn.Module):
-    """Dilated convolution, batch norm, GELU, dropout; with a skip where the shapes match."""
-
-    def __init__(self, n_in: int, n_out: int, dilation: int, dropout: float) -> None:
-        super().__init__()
-        self.skips = n_in == n_out
-        self.layers = nn.Sequential(
-            nn.Conv1d(n_in, n_out, 3, padding=dilation, dilation=dilation),
-            BatchNorm(n_out),
-            nn.GELU(),
-            nn.Dropout(dropout),
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (B, n_in, T) to (B, n_out, T)."""
-        out = self.layers(x)
-        return x + out if self.skips else out
-
-
-class TimeAttention(nn.Module):
-    """Weighted mean over time, ``sum_t softmax_t(v . tanh(W x_t)) x_t`` (Bahdanau et al., 2015)."""
-
-    def __init__(self, dimension: int, n_hidden: int) -> None:
-        super().__init__()
-        self.hidden = nn.Conv1d(dimension, n_hidden, 1)
-        self.score = nn.Conv1d(n_hidden, 1, 1, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (B, d, T) to (B, d)."""
-        weights = self.score(torch.tanh(self.hidden(x))).softmax(dim=-1)  # (B, 1, T)
-        return (x * weights).sum(dim=-1)
-
-
-def frame_matrix(n_samples: int, n_frames: int) -> torch.Tensor:
-    """Return the means over `n_frames` equal stretches as a matrix, shape (n_samples, n_frames).
-
-    A sample that straddles two frames counts for each by its share. A matrix product, unlike
-    adaptive pooling, has a reproducible gradient on every device.
-    """
-    edges = torch.linspace(0, n_samples, n_frames + 1, dtype=torch.float64)
-    first = torch.arange(n_samples, dtype=torch.float64)[:, None]
-    overlap = torch.minimum(edges[1:], first + 1) - torch.maximum(edges[:-1], first)
-    return (overlap.clamp(min=0) * n_frames / n_samples).float()
-
-
 class ConvEncoder(Encoder):
     """Projection, dilated convolutions with skips, then attention over time or frames.
 
@@ -236,7 +145,8 @@ class ConvEncoder(Encoder):
         """Map mixed channels, (B, P, T), to (B, d) or (B, F, d)."""
         hidden = self.layers(z)
         if self.spec.n_frames is None:
-            return self.attention(self.output(hidden))
+            first, activation, last = self.output
+            return self.attention(activation(first(hidden)), last)
         return self.output(hidden @ self.frames).transpose(1, 2)
 
 
