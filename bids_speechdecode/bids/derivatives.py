@@ -31,7 +31,20 @@ from bids_speechdecode.errors import CannotWriteError, InputOutputError, UsageEr
 
 NAME = "bids_speechdecode"
 _BIDS_VERSION = "1.10.0"
-_ENTITY_ORDER = ("sub", "ses", "task", "acq", "run", "space", "recording", "res", "desc")
+_ENTITY_ORDER = (
+    "sub",
+    "ses",
+    "task",
+    "acq",
+    "run",
+    "hemi",
+    "space",
+    "recording",
+    "atlas",
+    "res",
+    "desc",
+)
+_DOUBLE_EXTENSIONS = (".nii.gz", ".shape.gii")
 _ENDS = 64 * 1024  # bytes of a file's head and tail that go into its fingerprint
 _CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
@@ -44,6 +57,8 @@ _IGNORED = (
     "figures",
     "sub-*/log",
     "group_*",
+    "atlas-*_dseg.tsv",
+    "atlas-*_dseg.json",
     "**/*_embeddings.*",
     "**/*_scores.*",
     "**/*_model.*",
@@ -69,6 +84,16 @@ _DESCRIPTIONS = {
     "pretrained": "encoder pretrained on ambient recordings",
     "participants": "the scores of all participants",
     "participantContrasts": "the contrasts of all participants",
+    "contrib": "what each electrode contributes to the model's retrieval ranks",
+    "contacts": "the contributions of all electrodes of all participants",
+    "parcels": "contributions by parcel and hemisphere, over participants",
+    "parcelsByParticipant": "contributions by parcel and hemisphere, of each participant",
+    "regions": "differences of contribution between regions within participants",
+    "auditory": "benefits of pretraining and of the target, and coverage of auditory cortex",
+    "auditoryCorrelation": "whether those benefits go with that coverage, over participants",
+    "effect": "mean contribution over the participants who cover a place",
+    "coverage": "electrodes that inform a place, all participants together",
+    "n": "participants who cover a place",
 }
 _DESCRIPTIONS |= {
     f"{condition}{version}{what}": f"{text}{of_version}{of_what}"
@@ -204,10 +229,37 @@ class Derivatives:
         return folder / datatype / name
 
     def group_path(
-        self, *, task: str | None = None, desc: str | None = None, suffix: str, extension: str
+        self,
+        *,
+        task: str | None = None,
+        hemi: str | None = None,
+        space: str | None = None,
+        desc: str | None = None,
+        suffix: str,
+        extension: str,
     ) -> Path:
-        """Return where a table or figure of the whole group lives."""
-        return self.root / ("group_" + entity_name({"task": task, "desc": desc}, suffix, extension))
+        """Return where a table, figure or map of the whole group lives.
+
+        Examples
+        --------
+        >>> out = Derivatives(Path("/out"), source=Path("/data"), command="", simulated=False)
+        >>> str(out.group_path(hemi="L", desc="n", suffix="map", extension=".shape.gii"))
+        '/out/group_hemi-L_desc-n_map.shape.gii'
+        """
+        entities = {"task": task, "hemi": hemi, "space": space, "desc": desc}
+        return self.root / ("group_" + entity_name(entities, suffix, extension))
+
+    def atlas_path(self, atlas: str) -> Path:
+        """Return where the table of an atlas's labels lives.
+
+        Examples
+        --------
+        >>> out = Derivatives(Path("/out"), source=Path("/data"), command="", simulated=False)
+        >>> str(out.atlas_path("desikan-killiany"))
+        '/out/atlas-desikankilliany_dseg.tsv'
+        """
+        word = re.sub(r"[^A-Za-z0-9]", "", atlas) or "unnamed"
+        return self.root / entity_name({"atlas": word}, "dseg", ".tsv")
 
     def is_current(self, path: Path, signature: str) -> bool:
         """Return whether a derivative exists and was made with this signature."""
@@ -402,6 +454,9 @@ _TEXT_COLUMNS = (
     "audio",
     "condition",
     "contrast",
+    "group",
+    "hemisphere",
+    "label",
     "name",
     "participant",
     "reason",
@@ -429,8 +484,15 @@ def write_array(path: Path, array: np.ndarray, *, shared: bool = False) -> None:
 
 
 def sidecar_path(path: Path) -> Path:
-    """Return the JSON sidecar of a derivative; a ``.json`` file is its own."""
-    return path.with_suffix(".json")
+    """Return the JSON sidecar of a derivative; a ``.json`` file is its own.
+
+    Examples
+    --------
+    >>> sidecar_path(Path("group_desc-n_map.nii.gz")).name
+    'group_desc-n_map.json'
+    """
+    extension = next((e for e in _DOUBLE_EXTENSIONS if path.name.endswith(e)), path.suffix)
+    return path.with_name(path.name.removesuffix(extension) + ".json")
 
 
 def invalidate(path: Path) -> None:
