@@ -115,7 +115,7 @@ def _figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height))
 
 
-def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
+def name_rows(axes: Axes, labels: Sequence[str]) -> None:
     """Give each row of a horizontal plot its name, the first row at the top."""
     axes.set_yticks(range(len(labels)), [plain(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
@@ -159,7 +159,7 @@ def condition_ranks(table: pd.DataFrame) -> Figure:
     labels = [
         condition_label(c, a) for c, a in zip(table["condition"], table["audio"], strict=True)
     ]
-    _name_rows(axes, labels)
+    name_rows(axes, labels)
     axes.axvline(CHANCE, color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9, zorder=2)
     axes.set_xlim(0, max(0.62, float(np.nanmax(table["ci_high"])) + 0.04))
     axes.set_xlabel("Mean relative rank (0 = best, 0.5 = chance)")
@@ -330,7 +330,7 @@ def aligned_audio(recordings: Sequence[Mapping[str, Any]]) -> Figure:
             color, offset = version_to_place.get(str(segment.get("version")), (GREY, -0.15))
             start, stop = float(segment["start"]) / scale, float(segment["stop"]) / scale
             axes.barh(y + offset + 0.15, stop - start, 0.26, left=start, color=color, zorder=2)
-    _name_rows(axes, [str(recording.get("label", "?")) for recording in recordings])
+    name_rows(axes, [str(recording.get("label", "?")) for recording in recordings])
     axes.set_xlabel(f"Time on the recording's clock ({unit})")
     handles = [
         Patch(color="#E4E4E4", label="recorded"),
@@ -402,7 +402,7 @@ def group_ranks(participants: pd.DataFrame, group: pd.DataFrame) -> Figure:
     labels = [
         condition_label(c, a) for c, a in zip(group["condition"], group["audio"], strict=True)
     ]
-    _name_rows(axes, labels)
+    name_rows(axes, labels)
     axes.axvline(CHANCE, color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9, zorder=0)
     worst = [CHANCE, *participants["relative_rank"].dropna(), *group["ci_high"].dropna()]
     axes.set_xlim(0, max(worst) + 0.05)
@@ -441,7 +441,7 @@ def group_contrasts(participants: pd.DataFrame, group: pd.DataFrame) -> Figure:
         axes.plot([row["difference"]] * 2, [y - 0.3, y + 0.3], color=BLACK, linewidth=2.2, zorder=4)
     axes.axvline(0, color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9)
     labels = [contrast_label(c, a) for c, a in zip(group["contrast"], group["audio"], strict=True)]
-    _name_rows(axes, labels)
+    name_rows(axes, labels)
     axes.set_xlabel("Difference in mean relative rank (negative: the first is better)")
     handles = [
         Line2D([], [], color=GREY, marker="o", linewidth=1, label="participant, with interval"),

@@ -1,0 +1,494 @@
+"""Pictures on a brain: contacts on glass brains, maps on surfaces and in slices.
+
+Tables and maps in, matplotlib figures out; nilearn draws the brains. Positions are in mm in the
+MNI152 family.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bids_speechdecode.report.figures import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    MINUS,
+    ORANGE,
+    PURPLE,
+    SKY,
+    STYLE,
+    VERMILION,
+    WIDTH,
+    plain,
+)
+
+# Contributions span two orders of magnitude between participants, and each participant's report
+# is written without knowing the others. So the classes of colour are fixed, for every picture of
+# every report; their bounds are losses of mean relative rank.
+STEPS = (0.002, 0.005, 0.01, 0.02, 0.05)
+BOUNDS = (*(-step for step in reversed(STEPS)), *STEPS)
+UNIT = "Contribution (loss of relative rank)"
+Q = 0.05  # a contribution of at most this q-value is outlined
+MAX_REASONS = 5
+SLICES = (-30, -15, 0, 15, 30, 45, 60)  # mm above the commissures, the same in every report
+DPI = 200  # of what is kept as pixels inside a figure
+
+FAINT = "#7a7a7a"  # the edge of a contact that is not significant
+HEADING: Any = {"fontsize": 9, "fontweight": "bold"}
+FREE_STYLE: Any = STYLE | {"figure.constrained_layout.use": False}  # nilearn places its own axes
+_REASON_MARKS = ((VERMILION, "X"), (ORANGE, "^"), (PURPLE, "s"), (GREEN, "D"), (SKY, "v"))
+
+
+@dataclass(frozen=True)
+class GroupMap:
+    """One of the group's maps: `surface` on fsaverage5 (left, right) or `volume`, a NIfTI file.
+
+    Where a map has no value (NaN), nothing was covered.
+    """
+
+    name: str  # effect, coverage or n
+    surface: tuple[np.ndarray, np.ndarray] | None = None  # two of shape (10242,)
+    volume: Path | None = None
+
+
+# ------------------------------------------------------------------- the one colour scale
+
+
+def contribution_colors() -> ListedColormap:
+    """Return one colour per class, from below the lowest bound to above the highest.
+
+    Purple to orange (ColorBrewer's PuOr, 11 classes) differ for all colour-blind readers.
+    """
+    # The ends of PuOr are nearly black, which would hide the outline of a contact.
+    return ListedColormap(matplotlib.colormaps["PuOr_r"](np.linspace(0.06, 0.94, len(BOUNDS) + 1)))
+
+
+def contribution_class(values: Any) -> np.ndarray:
+    """Return the class of colour of each contribution, 0 to 10; NaN where there is none.
+
+    Examples
+    --------
+    >>> contribution_class([-1, 0, 0.003, 1]).tolist()
+    [0.0, 5.0, 6.0, 10.0]
+    """
+    values = np.asarray(values, dtype=float)
+    return np.where(np.isnan(values), np.nan, np.digitize(values, BOUNDS).astype(float))
+
+
+def contribution_hex(values: Any) -> list[str]:
+    """Return the colour of each contribution; grey where there is none."""
+    colors = [matplotlib.colors.to_hex(color) for color in contribution_colors().colors]
+    return [GREY if np.isnan(k) else colors[int(k)] for k in contribution_class(values)]
+
+
+def signed(value: float) -> str:
+    """Return a number with its sign, as it stands on an axis."""
+    return f"{value:+g}".replace("-", MINUS)
+
+
+def _add_scale(figure: Figure, place: tuple[float, float, float, float]) -> None:
+    """Add the colour bar of contributions, the same in all pictures."""
+    colors = contribution_colors().colors
+    inner = ListedColormap(colors[1:-1]).with_extremes(under=colors[0], over=colors[-1])
+    mappable = ScalarMappable(BoundaryNorm(BOUNDS, len(BOUNDS) - 1), inner)
+    axes = figure.add_axes(place)
+    bar = Colorbar(axes, mappable, orientation="horizontal", extend="both", extendfrac=0.08)
+    bar.set_ticks(list(BOUNDS), labels=[signed(bound) for bound in BOUNDS])
+    bar.ax.tick_params(labelsize=6.5, length=2, pad=1.5)
+    bar.set_label(f"{UNIT}; the same classes in all pictures", fontsize=8, labelpad=2)
+
+
+# ---------------------------------------------------------------------- contacts in a brain
+
+
+def _glass(figure: Figure, bottom: float, top: float) -> Any:
+    """Return nilearn's empty glass brain from four sides between two heights of the figure."""
+    from nilearn.plotting import plot_glass_brain
+
+    place = (0.0, bottom, 1.0, top - bottom)
+    display = plot_glass_brain(None, display_mode="lyrz", figure=figure, axes=place, annotate=False)
+    display.annotate(size=9)
+    for x, title in zip((0.14, 0.395, 0.64, 0.895), VIEWS, strict=True):
+        figure.text(x, top + 0.01, title, fontsize=8, ha="center", va="bottom")
+    return display
+
+
+VIEWS = ("left", "coronal", "right", "axial")
+
+
+def _positions(contacts: pd.DataFrame) -> np.ndarray:
+    return contacts[["x", "y", "z"]].to_numpy(dtype=float)  # (n, 3) mm
+
+
+def marker_area(n: int) -> float:
+    """Return the area of a marker in points squared: many contacts need small ones."""
+    return float(np.clip(3000 / max(n, 1), 9, 26))
+
+
+@matplotlib.rc_context(FREE_STYLE)
+def contribution_brain(contacts: pd.DataFrame) -> Figure:
+    """Draw contacts on a glass brain, coloured by contribution.
+
+    Parameters
+    ----------
+    contacts : data frame
+        Columns x, y, z (mm, MNI152), contribution (loss of mean relative rank) and q; a contact
+        without a contribution is grey.
+    """
+    figure = Figure(figsize=(WIDTH, 2.7), dpi=DPI)
+    display = _glass(figure, 0.26, 0.91)
+    for part, style in _contribution_marks(contacts):
+        colors, size = np.array(contribution_hex(part["contribution"])), style.pop("s")
+        display.add_markers(_positions(part), colors, size, **style)
+    _add_scale(figure, (0.06, 0.15, 0.6, 0.045))
+    _add_q_legend(figure, contacts)
+    return figure
+
+
+def _contribution_marks(contacts: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
+    """Yield the contacts that are not significant, then those that are, with their style."""
+    # What matters most is drawn last, on top of what overlaps it in the projection.
+    order = np.argsort(contacts["contribution"].abs().fillna(-1).to_numpy(), kind="stable")
+    ordered = contacts.iloc[order]
+    size = marker_area(len(contacts))
+    for significant, edge, width, area in ((False, FAINT, 0.3, 1.0), (True, BLACK, 0.8, 1.5)):
+        part = ordered[(ordered["q"] <= Q) == significant]
+        if len(part):
+            style = {"edgecolors": edge, "linewidths": width, "zorder": 1000 + significant}
+            yield part, style | {"s": size * area}
+
+
+def _add_q_legend(figure: Figure, contacts: pd.DataFrame) -> None:
+    n = int((contacts["q"] <= Q).sum())
+    handles = [
+        Line2D([], [], **_dot(BLACK, 0.8, 6), label=f"q ≤ {Q:g} ({n} contacts)"),
+        Line2D([], [], **_dot(FAINT, 0.4, 4.5), label=f"q > {Q:g} ({len(contacts) - n})"),
+    ]
+    figure.legend(handles=handles, loc="lower right", bbox_to_anchor=(0.99, 0.02))
+
+
+def _dot(edge: str, width: float, size: float) -> dict[str, Any]:
+    return {
+        "marker": "o",
+        "linestyle": "none",
+        "markersize": size,
+        "markerfacecolor": "#f1a340",
+        "markeredgecolor": edge,
+        "markeredgewidth": width,
+    }
+
+
+def reason_groups(reasons: Sequence[str]) -> list[str]:
+    """Return each reason without its details: what comes before a colon, bracket or number.
+
+    Examples
+    --------
+    >>> reason_groups(["bad: noisy", "12 mm away", "type ECG", "white matter (31 mm)"])
+    ['bad', 'other', 'type ECG', 'white matter']
+    """
+    heads = (re.split(r"[:;,(\d]", reason, maxsplit=1)[0].strip() for reason in reasons)
+    return [head or "other" for head in heads]
+
+
+def selection_groups(contacts: pd.DataFrame) -> pd.Series:
+    """Return the group of each row: ``kept``, or why it was dropped; rare reasons are ``other``."""
+    groups = pd.Series(reason_groups(contacts["reason"].fillna("").astype(str).tolist()))
+    groups.index = contacts.index
+    groups[contacts["kept"]] = "kept"
+    common = [name for name in groups.value_counts(sort=True).index if name != "kept"]
+    return groups.where(~groups.isin(common[MAX_REASONS:]), "other")
+
+
+def selection_marks(groups: pd.Series) -> dict[str, dict[str, Any]]:
+    """Return colour, shape and legend text of each group, kept contacts first."""
+    counts = groups.value_counts(sort=True)
+    names = [name for name in counts.index if name not in ("kept", "other")]
+    marks = {"kept": {"c": BLUE, "marker": "o"}} if "kept" in counts else {}
+    marks |= {
+        name: {"c": color, "marker": marker}
+        for name, (color, marker) in zip(names, _REASON_MARKS, strict=False)
+    }
+    marks |= {"other": {"c": GREY, "marker": "P"}} if "other" in counts else {}
+    return {
+        name: mark | {"label": plain(f"{_legend_name(name)} ({counts[name]})")}
+        for name, mark in marks.items()
+    }
+
+
+def _legend_name(name: str) -> str:
+    text = name if name in ("kept", "other") else f"dropped: {name}"
+    text = "dropped: other reasons" if name == "other" else text
+    return text if len(text) <= 52 else f"{text[:51]}…"
+
+
+@matplotlib.rc_context(FREE_STYLE)
+def selection_brain(contacts: pd.DataFrame) -> Figure:
+    """Draw the contacts that were kept and dropped, with the reason, on a glass brain.
+
+    Parameters
+    ----------
+    contacts : data frame
+        Columns x, y, z (mm, MNI152), kept (bool) and reason (words).
+    """
+    marks = selection_marks(groups := selection_groups(contacts))
+    rows = -(-len(marks) // 2)
+    height = 2.1 + 0.2 * rows
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+    display = _glass(figure, 0.2 * rows / height, 1 - 0.22 / height)
+    size = marker_area(len(contacts)) * 1.2
+    for name in groups.value_counts().index:  # the rarest on top
+        part, mark = _positions(contacts[groups == name]), marks[name]
+        style = {"edgecolors": "white", "linewidths": 0.3}
+        display.add_markers(part, mark["c"], size, marker=mark["marker"], **style)
+    figure.legend(handles=mark_handles(marks), loc="lower center", ncols=2)
+    return figure
+
+
+def mark_handles(marks: Mapping[str, Mapping[str, Any]]) -> list[Line2D]:
+    """Return what a legend shows for the marks of `selection_marks`."""
+    return [
+        Line2D([], [], color=m["c"], marker=m["marker"], linestyle="none", label=m["label"])
+        for m in marks.values()
+    ]
+
+
+NATIVE_VIEWS = (("y", "z", "sagittal"), ("x", "z", "coronal"), ("x", "y", "axial"))
+
+
+def _native_axes(figure: Figure, space: str, bottom: float) -> list[Axes]:
+    """Return three axes for a space without a template brain, in mm, titled with the space."""
+    figure.subplots_adjust(left=0.08, right=0.99, bottom=bottom, top=0.86, wspace=0.3)
+    title = f"Coordinates as given in the space {space}; no template brain belongs to it"
+    figure.text(0.5, 0.985, plain(title), fontsize=8, ha="center", va="top")
+    panels = list(figure.subplots(1, 3))
+    for axes, (across, up, title) in zip(panels, NATIVE_VIEWS, strict=True):
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.set(xlabel=f"{across} (mm)", ylabel=f"{up} (mm)")
+        axes.set_title(title, loc="center", fontweight="normal", fontsize=8)
+    return panels
+
+
+@matplotlib.rc_context(FREE_STYLE)
+def native_selection(contacts: pd.DataFrame, space: str) -> Figure:
+    """Draw kept and dropped contacts of a space that has no template brain, from three sides.
+
+    Parameters
+    ----------
+    contacts : data frame
+        Columns x, y, z (mm in `space`), kept (bool) and reason.
+    space : str
+        Name of the coordinate system.
+    """
+    marks = selection_marks(groups := selection_groups(contacts))
+    rows = -(-len(marks) // 2)
+    height = 2.9 + 0.2 * rows
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+    panels = _native_axes(figure, space, (0.55 + 0.2 * rows) / height)
+    for axes, (across, up, _) in zip(panels, NATIVE_VIEWS, strict=True):
+        for name in groups.value_counts().index:
+            part, mark = contacts[groups == name], marks[name]
+            axes.scatter(part[across], part[up], s=14, c=mark["c"], marker=mark["marker"], lw=0.3)
+    figure.legend(handles=mark_handles(marks), loc="lower center", ncols=2)
+    return figure
+
+
+@matplotlib.rc_context(FREE_STYLE)
+def native_contributions(contacts: pd.DataFrame, space: str) -> Figure:
+    """Draw contributions in a space that has no template brain, from three sides.
+
+    Parameters
+    ----------
+    contacts : data frame
+        Columns x, y, z (mm in `space`), contribution (loss of mean relative rank) and q.
+    space : str
+        Name of the coordinate system.
+    """
+    figure = Figure(figsize=(WIDTH, 3.4), dpi=DPI)
+    panels = _native_axes(figure, space, 0.34)
+    for axes, (across, up, _) in zip(panels, NATIVE_VIEWS, strict=True):
+        for part, style in _contribution_marks(contacts):
+            axes.scatter(part[across], part[up], c=contribution_hex(part["contribution"]), **style)
+    _add_scale(figure, (0.06, 0.12, 0.6, 0.036))
+    _add_q_legend(figure, contacts)
+    return figure
+
+
+# ------------------------------------------------------------------------------- group maps
+
+
+@dataclass(frozen=True)
+class _Shade:
+    """How the values of a map become colours."""
+
+    title: str
+    cmap: Any
+    low: float
+    high: float
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """Return what is drawn: the class of an effect from 1 up, any other value as it is."""
+        return contribution_class(values) + 1 if self.title == "Effect" else values
+
+
+def _shade(name: str, highest: float) -> _Shade:
+    if name == "effect":
+        return _Shade("Effect", contribution_colors(), 0.5, len(BOUNDS) + 1.5)
+    title = {"coverage": "Coverage", "n": "Participants"}.get(name, name)
+    return _Shade(title, matplotlib.colormaps["YlGnBu"], 0.0, max(highest, 1e-12))
+
+
+def _add_map_scale(figure: Figure, shade: _Shade, place: tuple[float, ...], label: str) -> None:
+    if shade.title == "Effect":
+        _add_scale(figure, (place[0], place[1], place[2], place[3]))
+        return
+    axes = figure.add_axes((place[0], place[1], place[2], place[3]))
+    mappable = ScalarMappable(Normalize(shade.low, shade.high), shade.cmap)
+    bar = Colorbar(axes, mappable, orientation="horizontal")
+    bar.ax.tick_params(labelsize=7, length=2, pad=1.5)
+    bar.set_label(label, fontsize=8, labelpad=2)
+
+
+MAP_UNITS = {
+    "effect": UNIT,
+    "coverage": "Coverage (contacts within reach, weighted by distance)",
+    "n": "Participants with contacts within reach",
+}
+_SURFACE_VIEWS = (
+    ("left", "lateral"),
+    ("left", "medial"),
+    ("right", "medial"),
+    ("right", "lateral"),
+)
+
+
+@matplotlib.rc_context(FREE_STYLE)
+def surface_maps(maps: Sequence[GroupMap]) -> Figure:
+    """Draw maps on the inflated fsaverage5 in four views, one row per map.
+
+    Parameters
+    ----------
+    maps : sequence of GroupMap
+        With `surface`: two arrays, shape (10242,); NaN where nothing was covered.
+    """
+    from nilearn.datasets import load_fsaverage, load_fsaverage_data
+
+    mesh = load_fsaverage("fsaverage5")["inflated"].parts
+    sulci = load_fsaverage_data("fsaverage5", mesh_type="inflated", data_type="sulcal").data.parts
+    row_height = 2.05
+    height = row_height * len(maps) + 0.15
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+    for row, group_map in enumerate(maps):
+        assert group_map.surface is not None
+        bottom = (height - 0.15 - row_height * (row + 1)) / height
+        shade = _shade(group_map.name, float(np.nanmax(np.r_[0, *group_map.surface])))
+        for column, (side, view) in enumerate(_SURFACE_VIEWS):
+            place = (column / 4, bottom + 0.36 / height, 0.25, 1.5 / height)
+            axes: Any = figure.add_axes(place, projection="3d")
+            values = shade.of(group_map.surface[side == "right"])
+            _draw_surface(axes, mesh[side], values, sulci[side], (side, view), shade)
+            x, y = (column + 0.5) / 4, bottom + 1.8 / height
+            figure.text(x, y, f"{side}, {view}", fontsize=8, ha="center", va="top")
+        figure.text(0.01, bottom + 2.03 / height, shade.title, va="top", **HEADING)
+        bar = (0.18, bottom + 0.38 / height, 0.64, 0.09 / height)
+        _add_map_scale(figure, shade, bar, MAP_UNITS.get(group_map.name, group_map.name))
+    return figure
+
+
+def _draw_surface(
+    axes: Any, mesh: Any, values: np.ndarray, sulci: Any, view: tuple[str, str], shade: _Shade
+) -> None:
+    """Draw one hemisphere from one side; vertices without a value show the grey surface."""
+    from nilearn.plotting import plot_surf
+
+    plot_surf(
+        mesh,
+        surf_map=np.asarray(values, dtype=float),
+        bg_map=np.where(np.asarray(sulci) > 0, 0.45, 0.33),  # two light greys: sulci and gyri
+        hemi=view[0],
+        view=view[1],
+        cmap=shade.cmap,
+        vmin=shade.low,
+        vmax=shade.high,
+        colorbar=False,
+        axes=axes,
+    )
+    axes.set_box_aspect(None, zoom=1.5)  # nilearn leaves half of the panel empty
+    for collection in axes.collections:
+        collection.set_rasterized(True)  # twenty thousand triangles would be megabytes of SVG
+
+
+@matplotlib.rc_context(FREE_STYLE)
+def volume_maps(maps: Sequence[GroupMap]) -> Figure:
+    """Draw maps in axial slices over the MNI152 template, one row per map.
+
+    Parameters
+    ----------
+    maps : sequence of GroupMap
+        With `volume`: a NIfTI file in MNI space; NaN where nothing was covered.
+    """
+    row_height = 1.9
+    height = row_height * len(maps) + 0.15
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+    for row, group_map in enumerate(maps):
+        bottom = (height - 0.15 - row_height * (row + 1)) / height
+        shade, image = _volume(group_map)
+        _draw_slices(figure, image, shade, (0.0, bottom + 0.52 / height, 1.0, 1.18 / height))
+        figure.text(0.01, bottom + 1.88 / height, shade.title, va="top", **HEADING)
+        bar = (0.18, bottom + 0.38 / height, 0.64, 0.09 / height)
+        _add_map_scale(figure, shade, bar, MAP_UNITS.get(group_map.name, group_map.name))
+    return figure
+
+
+def _volume(group_map: GroupMap) -> tuple[_Shade, Any]:
+    import nibabel
+
+    assert group_map.volume is not None
+    loaded: Any = nibabel.load(group_map.volume)
+    values = np.asarray(loaded.dataobj, dtype=float)
+    shade = _shade(group_map.name, float(np.nanmax(np.r_[0, values.ravel()])))
+    drawn = np.nan_to_num(shade.of(values)).astype(np.float32)  # nilearn knows no NaN
+    return shade, nibabel.Nifti1Image(drawn, loaded.affine)
+
+
+def _draw_slices(
+    figure: Figure, image: Any, shade: _Shade, place: tuple[float, float, float, float]
+) -> None:
+    from nilearn.datasets import load_mni152_brain_mask
+    from nilearn.plotting import plot_stat_map
+
+    display = plot_stat_map(
+        image,
+        display_mode="z",
+        cut_coords=SLICES,
+        cmap=shade.cmap,
+        vmin=shade.low,
+        vmax=shade.high,
+        threshold=min(0.5, shade.high / 100),  # zero is where nothing was covered
+        symmetric_cbar=False,
+        resampling_interpolation="nearest",
+        colorbar=False,
+        draw_cross=False,
+        annotate=False,
+        dim=-0.6,
+        black_bg=False,
+        figure=figure,
+        axes=place,
+    )
+    mask = load_mni152_brain_mask(resolution=2)
+    display.add_contours(mask, levels=[0.5], colors=[FAINT], linewidths=0.6)
+    display.annotate(size=7)

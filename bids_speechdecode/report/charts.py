@@ -1,0 +1,365 @@
+"""Charts of contributions: regions with their coverage, shafts contact by contact, hearing.
+
+Tables in, matplotlib figures out.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from bids_speechdecode.report.brain import DPI, FAINT, UNIT, Q, contribution_hex
+from bids_speechdecode.report.figures import (
+    BLACK,
+    BLUE,
+    GREY,
+    STYLE,
+    VERMILION,
+    WIDTH,
+    name_rows,
+    plain,
+)
+
+MAX_REGIONS = 40  # rows of one figure: what fits a page
+MAX_SHAFTS = 28
+# An axis reaches to the first of these that holds its values, so that most reports share one.
+REACHES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+HEMISPHERE_COLOR = {"L": BLUE, "R": VERMILION}
+DASHED = (0, (4, 3))
+
+
+def reach(*values: Any) -> float:
+    """Return the first of the fixed ends of an axis that holds all finite values.
+
+    Examples
+    --------
+    >>> reach([0.01, -0.03], [float("nan")])
+    0.05
+    """
+    every = np.abs(np.concatenate([np.asarray(v, dtype=float).ravel() for v in values]))
+    highest = float(np.max(every[np.isfinite(every)], initial=0.0))
+    return next((end for end in REACHES if highest <= end), float(np.ceil(highest)))
+
+
+def limits(*values: Any) -> tuple[float, float]:
+    """Return the ends of an axis of contributions: little room below zero if nothing is there."""
+    end = reach(*values)
+    every = np.concatenate([np.asarray(v, dtype=float).ravel() for v in values])
+    lowest = float(np.min(every[np.isfinite(every)], initial=0.0))
+    below = next(part for part in (0.25, 0.5, 1.0) if lowest >= -part * end)
+    return -below * end * 1.02, end * 1.02
+
+
+def region_name(label: Any, hemisphere: Any) -> str:
+    """Return ``superiortemporal L``."""
+    side = "" if pd.isna(hemisphere) else f" {hemisphere}"
+    return f"{label}{side}"
+
+
+# -------------------------------------------------------------------------- of a participant
+
+
+def region_means(contacts: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per region in the brain: mean contribution and contacts, highest first.
+
+    Parameters
+    ----------
+    contacts : data frame
+        Columns label, hemisphere, contribution and q; rows without a label are left out.
+    """
+    located = contacts.dropna(subset=["label", "contribution"])
+    grouped = located.groupby(["label", "hemisphere"], sort=True, dropna=False)["contribution"]
+    means = grouped.agg(mean="mean", n_contacts="size").reset_index()
+    return means.sort_values("mean", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def _region_axes(n_rows: int) -> tuple[Figure, Axes, Axes]:
+    """Return a figure with a wide panel for values and a narrow one for coverage."""
+    figure = Figure(figsize=(WIDTH, 1.15 + 0.2 * n_rows), dpi=DPI)
+    values, coverage = figure.subplots(1, 2, sharey=True, width_ratios=[4.2, 1])
+    values.set_xlabel(UNIT)
+    values.axvline(0, color=BLACK, linewidth=0.8, zorder=1)
+    coverage.tick_params(axis="y", length=0)
+    coverage.xaxis.get_major_locator().set_params(integer=True, nbins=3)
+    return figure, values, coverage
+
+
+@matplotlib.rc_context(STYLE)
+def region_contributions(contacts: pd.DataFrame) -> Figure:
+    """Draw the mean contribution per region with its contacts, and how many there are.
+
+    Parameters
+    ----------
+    contacts : data frame
+        Columns label, hemisphere, contribution (loss of mean relative rank) and q.
+    """
+    means = drawn_regions(region_means(contacts))
+    figure, axes, coverage = _region_axes(len(means))
+    for y, row in enumerate(means.to_dict("records")):
+        color = HEMISPHERE_COLOR.get(str(row["hemisphere"]), GREY)
+        axes.barh(y, row["mean"], 0.66, color=color, alpha=0.45, zorder=2)
+        own = contacts[_in_region(contacts, row)]
+        shift = np.linspace(-0.22, 0.22, len(own)) if len(own) > 1 else [0.0]
+        face = [BLACK if q <= Q else "white" for q in own["q"]]
+        style = {"edgecolors": BLACK, "linewidths": 0.5, "zorder": 3}
+        axes.scatter(own["contribution"], y + np.asarray(shift), s=9, c=face, **style)
+        _write_count(coverage, y, row["n_contacts"], str(row["n_contacts"]), color, filled=True)
+    name_rows(axes, [region_name(r.label, r.hemisphere) for r in means.itertuples()])
+    axes.set_xlim(limits(contacts["contribution"]))
+    coverage.set_xlim(0, 1.35 * max(means["n_contacts"].max(), 1))
+    coverage.set_xlabel("Contacts (n)")
+    handles = [
+        *(Patch(color=HEMISPHERE_COLOR[h], alpha=0.45, label=f"mean, {w}") for h, w in SIDES),
+        Line2D([], [], **_dot(BLACK), label=f"contact, q ≤ {Q:g}"),
+        Line2D([], [], **_dot("white"), label=f"contact, q > {Q:g}"),
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=4)
+    return figure
+
+
+SIDES = (("L", "left"), ("R", "right"))
+
+
+def drawn_regions(means: pd.DataFrame) -> pd.DataFrame:
+    """Return the regions that a figure has room for: those with the most contacts."""
+    most = means["n_contacts"].sort_values(ascending=False, kind="stable").index[:MAX_REGIONS]
+    return means.loc[sorted(most)].reset_index(drop=True)
+
+
+def _in_region(table: pd.DataFrame, row: Any) -> pd.Series:
+    side = row["hemisphere"]
+    same_side = table["hemisphere"].isna() if pd.isna(side) else table["hemisphere"] == side
+    return (table["label"] == row["label"]) & same_side & table["label"].notna()
+
+
+def _write_count(axes: Axes, y: float, n: float, text: str, color: str, *, filled: bool) -> None:
+    """Draw a bar of a count with its number; hollow and hatched where nothing was tested."""
+    style: Any = {"color": color, "alpha": 0.45} if filled else HOLLOW
+    axes.barh(y, n, 0.66, **style)
+    axes.annotate(text, (n, y), (3, 0), textcoords="offset points", va="center", fontsize=7)
+
+
+HOLLOW = {"facecolor": "none", "edgecolor": GREY, "hatch": "//////", "linewidth": 0.7}
+
+
+def _dot(face: str) -> dict[str, Any]:
+    return {
+        "marker": "o",
+        "linestyle": "none",
+        "markersize": 3.5,
+        "markerfacecolor": face,
+        "markeredgecolor": BLACK,
+        "markeredgewidth": 0.6,
+    }
+
+
+def contact_number(name: str) -> float:
+    """Return the number of a contact on its shaft; of a bipolar pair, the middle of the two.
+
+    Examples
+    --------
+    >>> contact_number("LA10"), contact_number("LA1-LA2"), contact_number("REF")
+    (10.0, 1.5, nan)
+    """
+    found = [re.findall(r"\d+", part) for part in str(name).split("-")]
+    numbers = [float(digits[-1]) for digits in found if digits]
+    return float(np.mean(numbers)) if numbers else float("nan")
+
+
+def shafts_of(contacts: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the contacts of each shaft in their order along it, by the shaft's name.
+
+    Contacts of one number, or without one, keep the order of the table.
+    """
+    known = contacts.dropna(subset=["group", "contribution"])
+    numbers = known["name"].map(contact_number).astype(float)
+    known = known.assign(number=numbers)
+    found = {}
+    for shaft, rows in known.groupby(known["group"].astype(str), sort=True):
+        if rows["number"].isna().any() or rows["number"].duplicated().any():
+            rows = rows.assign(number=np.arange(1.0, len(rows) + 1))
+        found[str(shaft)] = rows.sort_values("number", kind="stable")
+    return found
+
+
+@matplotlib.rc_context(STYLE)
+def shaft_contributions(contacts: pd.DataFrame) -> Figure:
+    """Draw the contribution along each shaft, contact by contact, with intervals.
+
+    Parameters
+    ----------
+    contacts : data frame
+        Columns name, group (the shaft), contribution, ci_low, ci_high (loss of mean relative
+        rank), q, shaft_contribution and shaft_q.
+    """
+    shafts = dict(list(shafts_of(contacts).items())[:MAX_SHAFTS])
+    columns = min(len(shafts), 4)
+    rows = -(-len(shafts) // columns)
+    figure = Figure(figsize=(WIDTH * max(columns, 2) / 4, 1.3 * rows + 0.55), dpi=DPI)
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axes, (shaft, along) in zip(panels, shafts.items(), strict=False):
+        _draw_shaft(axes, shaft, along)
+    for spare in panels[len(shafts) :]:
+        spare.set_visible(False)
+    drawn = pd.concat(shafts.values())
+    panels[0].set_ylim(limits(drawn[["contribution", "ci_low", "ci_high"]]))
+    figure.supxlabel("Number of the contact on its shaft or grid", fontsize=9)
+    figure.supylabel("Contribution (loss of relative rank)", fontsize=9)
+    return figure
+
+
+def _draw_shaft(axes: Axes, shaft: str, along: pd.DataFrame) -> None:
+    axes.axhline(0, color=BLACK, linewidth=0.7, linestyle=DASHED, zorder=1)
+    axes.plot(along["number"], along["contribution"], color="#B8B8B8", linewidth=0.9, zorder=2)
+    axes.vlines(along["number"], along["ci_low"], along["ci_high"], color=GREY, lw=1, zorder=2)
+    significant = along["q"] <= Q
+    for part, edge, width, size in (
+        (along[~significant], FAINT, 0.5, 14),
+        (along[significant], BLACK, 1.0, 24),
+    ):
+        style = {"s": size, "edgecolors": edge, "linewidths": width, "zorder": 3}
+        axes.scatter(part["number"], part["contribution"], c=_faces(part), **style)
+    axes.set_title(plain(shaft), fontsize=8, pad=3)
+    axes.set_title(_shaft_words(along.iloc[0]), loc="right", fontsize=7, fontweight="normal", pad=3)
+    axes.set_xlim(along["number"].min() - 0.7, along["number"].max() + 0.7)
+    axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
+    axes.tick_params(labelsize=7, pad=2)
+
+
+def _faces(contacts: pd.DataFrame) -> Any:
+    return contribution_hex(contacts["contribution"])
+
+
+def _shaft_words(row: pd.Series) -> str:
+    """Return what the whole shaft contributes, as it stands above its panel."""
+    if pd.isna(row["shaft_contribution"]):
+        return ""
+    text = f"shaft {row['shaft_contribution']:.3f}".replace("-", "\N{MINUS SIGN}")
+    if pd.isna(row["shaft_q"]):
+        return text
+    q = f"q {row['shaft_q']:.2g}" if row["shaft_q"] >= 0.001 else "q < 0.001"
+    return f"{text}, {q}"
+
+
+# ------------------------------------------------------------------------------ of the group
+
+
+@matplotlib.rc_context(STYLE)
+def group_regions(regions: pd.DataFrame, participants: pd.DataFrame) -> Figure:
+    """Draw the group's mean contribution per region, with every participant and the coverage.
+
+    Parameters
+    ----------
+    regions : data frame
+        Columns label, hemisphere, n_participants, n_contacts, mean, ci_low, ci_high and p, which
+        is NaN where too few participants were seen to test.
+    participants : data frame
+        Columns label, hemisphere, mean: one row per participant and region.
+    """
+    regions = ordered_regions(regions)
+    figure, axes, coverage = _region_axes(len(regions))
+    for y, row in enumerate(regions.to_dict("records")):
+        _draw_group_row(axes, y, row, participants[_in_region(participants, row)])
+        tested = np.isfinite(row["p"])
+        color = HEMISPHERE_COLOR.get(str(row["hemisphere"]), GREY)
+        counts = f"{row['n_participants']:.0f} ({row['n_contacts']:.0f})"
+        _write_count(coverage, y, row["n_participants"], counts, color, filled=tested)
+    name_rows(axes, [region_name(r.label, r.hemisphere) for r in regions.itertuples()])
+    shown = regions.loc[regions["p"].notna(), ["ci_low", "ci_high"]]
+    axes.set_xlim(limits(regions["mean"], shown, participants["mean"]))
+    coverage.set_xlim(0, 1.75 * max(regions["n_participants"].max(), 1))
+    coverage.set_xlabel("Participants\n(contacts)")
+    handles = [
+        *(Patch(color=HEMISPHERE_COLOR[h], alpha=0.45, label=f"mean, {w}") for h, w in SIDES),
+        Patch(**HOLLOW, label="too few participants: not tested"),
+        Line2D([], [], **_dot("white"), label="participant"),
+        Line2D([], [], color=BLACK, marker="$*$", linestyle="none", label=f"q ≤ {Q:g}"),
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=5, columnspacing=1.2)
+    return figure
+
+
+def ordered_regions(regions: pd.DataFrame) -> pd.DataFrame:
+    """Return tested regions by their mean, then untested ones by coverage, as many as fit."""
+    tested = regions[regions["p"].notna()].sort_values("mean", ascending=False, kind="stable")
+    keys = ["n_participants", "n_contacts"]
+    untested = regions[regions["p"].isna()].sort_values(keys, ascending=False, kind="stable")
+    return pd.concat([tested, untested])[:MAX_REGIONS].reset_index(drop=True)
+
+
+def _draw_group_row(axes: Axes, y: int, row: Any, own: pd.DataFrame) -> None:
+    tested = np.isfinite(row["p"])
+    color = HEMISPHERE_COLOR.get(str(row["hemisphere"]), GREY)
+    style: Any = {"color": color, "alpha": 0.45} if tested else HOLLOW
+    axes.barh(y, row["mean"], 0.66, zorder=2, **style)
+    if tested:
+        axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=BLACK, linewidth=1, zorder=3)
+    shift = np.linspace(-0.2, 0.2, len(own)) if len(own) > 1 else np.zeros(len(own))
+    points: Any = {"c": "white", "edgecolors": BLACK, "linewidths": 0.6, "zorder": 4}
+    axes.scatter(own["mean"], y + shift, s=9, **points)
+    if row.get("q", np.nan) <= Q:
+        place = max([row["ci_high"], row["mean"], *own["mean"]])
+        axes.annotate("*", (place, y), (4, -3), textcoords="offset points", va="center")
+
+
+@matplotlib.rc_context(STYLE)
+def auditory_benefit(table: pd.DataFrame) -> Figure:
+    """Draw what pretraining and the speech model bring against the distance to auditory cortex.
+
+    Parameters
+    ----------
+    table : data frame
+        Columns participant, n_auditory (contacts in primary auditory cortex), distance_auditory
+        (mm from it to the nearest contact) and benefit_<what>, benefit_<what>_ci_low,
+        benefit_<what>_ci_high (difference of mean relative rank; positive: better with it).
+    """
+    kinds = benefits(table)
+    figure = Figure(figsize=(WIDTH if len(kinds) > 1 else WIDTH * 0.62, 2.9), dpi=DPI)
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        axes.axhline(0, color=BLACK, linewidth=0.8, linestyle=DASHED, zorder=1)
+        for row in table.to_dict("records"):
+            _draw_benefit(axes, row, f"benefit_{kind}")
+        axes.set_xlabel("Distance of the nearest contact\nto primary auditory cortex (mm)")
+        axes.set_ylabel("Gain in relative rank")
+        axes.set_title(BENEFITS.get(kind, kind))
+        axes.margins(x=0.12, y=0.15)
+    handles = [
+        Line2D([], [], color=BLUE, marker="o", linewidth=1, label="contacts in it"),
+        Line2D([], [], color=BLUE, marker="o", mfc="white", linewidth=1, label="none in it"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+BENEFITS = {"pretraining": "Benefit of pretraining", "target": "Benefit of the speech model"}
+
+
+def benefits(table: pd.DataFrame) -> list[str]:
+    """Return which benefits a table has values of."""
+    names = [name.removeprefix("benefit_") for name in table if name.startswith("benefit_")]
+    return [
+        name
+        for name in names
+        if not name.endswith(("_ci_low", "_ci_high", "_p"))
+        and table[f"benefit_{name}"].notna().any()
+    ]
+
+
+def _draw_benefit(axes: Axes, row: Any, column: str) -> None:
+    x, y = row["distance_auditory"], row[column]
+    if not (np.isfinite(x) and np.isfinite(y)):
+        return
+    ends = [row.get(f"{column}_ci_low", np.nan), row.get(f"{column}_ci_high", np.nan)]
+    axes.plot([x, x], ends, color=BLUE, linewidth=1, zorder=2)
+    face = BLUE if row["n_auditory"] > 0 else "white"
+    axes.plot(x, y, "o", color=BLUE, markerfacecolor=face, markersize=5, zorder=3)
+    label = plain(row["participant"])
+    axes.annotate(label, (x, y), (5, 3), textcoords="offset points", fontsize=7)
