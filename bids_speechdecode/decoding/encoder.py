@@ -6,54 +6,19 @@ All take (B, C, T) and return (B, d) for window means or (B, F, d) for targets w
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from torch.nn import functional
 
 from bids_speechdecode.decoding.checkpoint import write_tensors
+from bids_speechdecode.decoding.encoder_spec import PRESETS, EncoderSpec, PresetName
 from bids_speechdecode.decoding.layers import ConvBlock, TimeAttention, frame_matrix
-from bids_speechdecode.errors import DataError, MissingInputError
-
-PresetName = Literal["paper", "small"]
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Widths and dilations of the convolutional encoder."""
-
-    n_projected: int
-    n_hidden: int
-    dilations: tuple[int, ...]
-    n_output: int
-    n_attention: int
-
-
-PRESETS: dict[PresetName, Preset] = {
-    # The public reconstruction: about 7.3 million parameters at 200 channels and 1,024 dimensions.
-    "paper": Preset(270, 320, (1, 2, 4, 8, 16) * 2, 640, 256),
-    # The same design, narrow and shallow: trains on a CPU; an output sees 35 samples.
-    "small": Preset(32, 48, (1, 2, 4, 8), 96, 32),
-}
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """What is needed, besides the weights, to build an encoder again."""
-
-    kind: Literal["conv", "linear"]
-    n_channels: int
-    n_samples: int
-    dimension: int
-    n_frames: int | None = None
-    preset: PresetName = "paper"
-    dropout: float = 0.0
-    head: int | None = None  # output dimension of a linear head on top
+from bids_speechdecode.decoding.spatial import Positions, SpatialAttention
+from bids_speechdecode.errors import DataError, MissingInputError, UsageError
 
 
 class Encoder(nn.Module):
@@ -82,13 +47,41 @@ class Encoder(nn.Module):
         """Map (B, C, T) to (B, d) or (B, F, d)."""
         return self.encode(self.mix(x))
 
+    def with_montage(self, positions_mm: Positions) -> Encoder:
+        """Return an encoder with a copy of the weights that reads other channels.
+
+        Parameters
+        ----------
+        positions_mm : Positions
+            Of the channels of the other montage, in the space of this one's.
+
+        Raises
+        ------
+        UsageError
+            If this encoder knows its channels by number: it has no spatial attention.
+        DataError
+            If no channel has a position, or one lies outside the box.
+        """
+        if self.spec.spatial != "attention":
+            raise UsageError(
+                "Only an encoder with spatial attention can read another montage.",
+                expected="--spatial attention",
+                found=f"--spatial {self.spec.spatial}",
+            )
+        other = build_encoder(
+            dataclasses.replace(self.spec, n_channels=len(positions_mm), positions_mm=positions_mm)
+        )
+        other.load_state_dict(self.state_dict())
+        return other.to(next(self.parameters()).device).train(self.training)
+
 
 class ConvEncoder(Encoder):
     """Projection, dilated convolutions with skips, then attention over time or frames.
 
-    The convolutional network of Defossez et al. (2023) without its subject layers and spatial
-    attention, with attention over time as in arXiv 2512.15830. With frames each output is the
-    mean over its stretch of the window.
+    The convolutional network of Defossez et al. (2023) without its subject layers, with attention
+    over time as in arXiv 2512.15830. With frames each output is the mean over its stretch of the
+    window. With positions spatial attention comes before the projection, and the projection
+    keeps its width.
 
     Parameters
     ----------
@@ -101,6 +94,8 @@ class ConvEncoder(Encoder):
     preset : {"paper", "small"}
     dropout : float
         After every convolutional layer.
+    positions_mm : Positions, optional
+        Of the channels, for spatial attention; without them each channel has weights of its own.
     """
 
     def __init__(
@@ -111,11 +106,26 @@ class ConvEncoder(Encoder):
         n_samples: int,
         preset: PresetName = "paper",
         dropout: float = 0.0,
+        positions_mm: Positions | None = None,
     ) -> None:
         super().__init__()
-        self.spec = EncoderSpec("conv", n_channels, n_samples, dimension, n_frames, preset, dropout)
+        self.spec = EncoderSpec(
+            "conv",
+            n_channels,
+            n_samples,
+            dimension,
+            n_frames,
+            preset,
+            dropout,
+            spatial="none" if positions_mm is None else "attention",
+            positions_mm=positions_mm,
+        )
         sizes = PRESETS[preset]
-        self.project = nn.Conv1d(n_channels, sizes.n_projected, 1)
+        n_in = n_channels
+        if positions_mm is not None:
+            self.spatial = SpatialAttention(positions_mm, sizes.n_projected)
+            n_in = sizes.n_projected
+        self.project = nn.Conv1d(n_in, sizes.n_projected, 1)
         layers: list[nn.Module] = []
         n_in = sizes.n_projected
         for number, dilation in enumerate(sizes.dilations, start=1):
@@ -135,11 +145,12 @@ class ConvEncoder(Encoder):
 
     def mix(self, x: torch.Tensor) -> torch.Tensor:
         """Map channels, (B, C, T), to what the rest sees, (B, P, T)."""
-        return self.project(x)
+        return functional.conv1d(x, self.mixing_weights()[..., None], self.project.bias)
 
     def mixing_weights(self) -> torch.Tensor:
         """Return the matrix of `mix` without its offset, shape (P, C)."""
-        return self.project.weight[:, :, 0]
+        weights = self.project.weight[:, :, 0]
+        return weights if self.spec.positions_mm is None else weights @ self.spatial.weights()
 
     def encode(self, z: torch.Tensor) -> torch.Tensor:
         """Map mixed channels, (B, P, T), to (B, d) or (B, F, d)."""
@@ -216,7 +227,14 @@ class WithHead(Encoder):
 
 
 def build_encoder(spec: EncoderSpec, seed: int = 0) -> Encoder:
-    """Return a new encoder; the same seed gives the same weights. The global state stays as is."""
+    """Return a new encoder; the same seed gives the same weights. The global state stays as is.
+
+    Raises
+    ------
+    DataError
+        If spatial attention is asked for and there are no positions, or not one a channel.
+    """
+    spec.require_positions()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder: Encoder
@@ -228,6 +246,7 @@ def build_encoder(spec: EncoderSpec, seed: int = 0) -> Encoder:
                 spec.n_samples,
                 spec.preset,
                 spec.dropout,
+                spec.positions_mm,
             )
         else:
             encoder = LinearEncoder(spec.n_channels, spec.n_samples, spec.dimension, spec.n_frames)
@@ -249,7 +268,7 @@ def save_encoder(path: Path, encoder: Encoder, metadata: Mapping[str, str] | Non
     metadata : mapping of str to str, optional
         Written into the header beside the specification, for people to read.
     """
-    header = {**(metadata or {}), "encoder": json.dumps(dataclasses.asdict(encoder.spec))}
+    header = {**(metadata or {}), "encoder": encoder.spec.to_json()}
     write_tensors(path, encoder.state_dict(), header)
 
 
@@ -267,7 +286,7 @@ def load_encoder(path: Path, device: torch.device | str = "cpu") -> Encoder:
         raise MissingInputError("The saved encoder is missing.", where=path)
     try:
         with safe_open(path, framework="pt") as file:
-            spec = EncoderSpec(**json.loads((file.metadata() or {})["encoder"]))
+            spec = EncoderSpec.from_json((file.metadata() or {})["encoder"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         encoder = build_encoder(spec)
         encoder.load_state_dict(weights)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Literal
 
+import numpy as np
+
 from bids_speechdecode.decoding.encoder import Encoder, EncoderSpec, build_encoder
+from bids_speechdecode.decoding.spatial import as_positions
 from bids_speechdecode.steps.context import PRETRAINED, Context
 from bids_speechdecode.steps.data import LoadedWindows, load_signal, load_windows
 from bids_speechdecode.steps.models import fit, is_current, model_signature
@@ -37,9 +40,31 @@ def new_encoder(
     kind: Literal["conv", "linear"] = "conv",
     *,
     head: bool = False,
+    positions: np.ndarray | None = None,
 ) -> Encoder:
-    """Return an untrained encoder whose output has the shape of the targets."""
+    """Return an untrained encoder whose output has the shape of the targets.
+
+    Parameters
+    ----------
+    context : Context
+    loaded : LoadedWindows
+        Training windows, for the shapes.
+    kind : {"conv", "linear"}
+    head : bool
+        Whether a linear head comes on top.
+    positions : array, shape (n_channels, 3), mm, optional
+        Of the channels of `loaded`, NaN where not localised. Spatial attention needs them; the
+        linear baseline never uses them.
+
+    Raises
+    ------
+    DataError
+        If the settings ask for spatial attention and no channel has a position.
+    """
     *n_frames, dimension = loaded.targets.shape[1:]
+    spatial = context.config.encoder.spatial if kind == "conv" else "none"
+    if spatial == "none":
+        positions = None
     spec = EncoderSpec(
         kind,
         n_channels=loaded.signal.shape[1],
@@ -49,5 +74,7 @@ def new_encoder(
         preset=context.config.encoder.preset,
         dropout=context.config.encoder.dropout,
         head=dimension if head else None,
+        spatial=spatial,
+        positions_mm=None if positions is None else as_positions(positions),
     )
     return build_encoder(spec, seed=context.config.run.seed)
