@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import spatial
 
 from bids_speechdecode.bids.dataset import ElectrodesFile
-from bids_speechdecode.bids.tables import read_json, read_tsv
+from bids_speechdecode.bids.tables import list_some, read_json, read_tsv
 from bids_speechdecode.errors import DataError
 
 _MM_PER_UNIT = {"m": 1000.0, "cm": 10.0, "mm": 1.0}
@@ -18,6 +19,11 @@ _MM_PER_UNIT = {"m": 1000.0, "cm": 10.0, "mm": 1.0}
 # another unit than their coordsystem.json says.
 _LARGEST_MM = 1000.0
 _SMALLEST_MM = 1.0
+_WIDEST_MM = 300.0
+# Where no file names the unit: neighbouring contacts are 1.5 to 15 mm apart (microgrids and
+# distant single contacts aside), which no two units can both make of the same numbers.
+_SPACING_MM = (1.5, 15.0)
+_N_TO_INFER = 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class Electrodes:
         ``iEEGCoordinateSystem`` as given, e.g. ``MNI152NLin2009aSym``; "" where unknown.
     groups : tuple of str, length n
         Shaft, grid or strip; "" where not given.
+    hemispheres : tuple of str, length n
+        "L" or "R" as the column ``hemisphere`` has it; "" where not given.
     notes : tuple of str
         Everything odd that was handled, counted.
     """
@@ -41,6 +49,7 @@ class Electrodes:
     positions_mm: np.ndarray
     space: str
     groups: tuple[str, ...] = ()
+    hemispheres: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -66,20 +75,45 @@ def read_electrodes(electrodes_file: ElectrodesFile) -> Electrodes:
             found=", ".join(map(str, table.columns)),
             where=electrodes_file.electrodes,
         )
-    table = table[table["name"].notna()]
+    table, row_notes = _one_row_each(table)
     system = read_json(electrodes_file.coordsystem) if electrodes_file.coordsystem else {}
-    positions, unit_note = _to_mm(_coordinates(table, electrodes_file), system)
+    space, space_notes = _space(electrodes_file, system)
+    values, place_notes = _without_placeholders(_coordinates(table, electrodes_file))
+    positions, unit_notes = _to_mm(values, system, space)
     n_nowhere = int(np.isnan(positions).any(axis=1).sum())
-    if n_nowhere and not unit_note:
-        unit_note = f"{n_nowhere} of {len(table)} contacts are not localised"
-    groups = table["group"] if "group" in table else pd.Series([None] * len(table), dtype=object)
+    if n_nowhere and np.isfinite(positions).any():
+        place_notes += (f"{n_nowhere} of {len(table)} contacts are not localised",)
     return Electrodes(
         names=tuple(table["name"]),
         positions_mm=positions,
-        space=_space(electrodes_file, system),
-        groups=tuple(group or "" for group in groups),
-        notes=(*notes, *([unit_note] if unit_note else [])),
+        space=space,
+        groups=_texts(table, "group"),
+        hemispheres=tuple(_side(text) for text in _texts(table, "hemisphere")),
+        notes=(*notes, *row_notes, *space_notes, *unit_notes, *place_notes),
     )
+
+
+def _one_row_each(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return the rows that have a name, the first of each, and what was left out."""
+    nameless = table["name"].isna()
+    twice = ~nameless & table["name"].duplicated()
+    notes = []
+    if nameless.any():
+        notes.append(f"{nameless.sum()} of {len(table)} rows have no name and are left out")
+    if twice.any():
+        names = list_some(dict.fromkeys(table.loc[twice, "name"]), 5)
+        notes.append(f"{twice.sum()} rows repeat a name, the first is used: {names}")
+    return table[~nameless & ~twice], tuple(notes)
+
+
+def _texts(table: pd.DataFrame, column: str) -> tuple[str, ...]:
+    if column not in table:
+        return ("",) * len(table)
+    return tuple(text or "" for text in table[column])
+
+
+def _side(text: str) -> str:
+    return {"l": "L", "left": "L", "r": "R", "right": "R"}.get(text.lower(), "")
 
 
 def _coordinates(table: pd.DataFrame, source: ElectrodesFile) -> np.ndarray:
@@ -99,23 +133,77 @@ def _coordinates(table: pd.DataFrame, source: ElectrodesFile) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _to_mm(values: np.ndarray, system: Mapping[str, Any]) -> tuple[np.ndarray, str]:
+def _without_placeholders(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return coordinates with NaN for several contacts at exactly 0, 0, 0, which stands for n/a."""
+    zero = (values == 0).all(axis=1)
+    if zero.sum() < 2:
+        return values, ()
+    note = f"{zero.sum()} contacts are at exactly 0, 0, 0, which is taken for n/a"
+    return np.where(zero[:, None], np.nan, values), (note,)
+
+
+def _to_mm(
+    values: np.ndarray, system: Mapping[str, Any], space: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return positions in mm, or NaN and why they cannot be had."""
+    notes: tuple[str, ...] = ()
     unit = str(system.get("iEEGCoordinateUnits", "n/a"))
+    if "iEEGCoordinateUnits" not in system and space != "Pixels":
+        unit, notes = _infer_unit(values)
     nowhere = np.full_like(values, np.nan)
     if unit not in _MM_PER_UNIT:
-        return nowhere, f"coordinates in {unit!r}, which is no length: positions are not used"
+        reason = f"coordinates in {unit!r}, which is no length: positions are not used"
+        return nowhere, notes or (reason,)
     positions = values * _MM_PER_UNIT[unit]
-    reach = np.abs(positions[np.isfinite(positions)])
-    if reach.size and (reach.max() > _LARGEST_MM or reach.max() < _SMALLEST_MM):
+    placed = positions[np.isfinite(positions).all(axis=1)]
+    if not len(placed):
+        return positions, (*notes, "no contact is localised")
+    reach, width = np.abs(placed).max(), np.ptp(placed, axis=0).max()
+    if reach > _LARGEST_MM or reach < _SMALLEST_MM or width > _WIDEST_MM:
         return nowhere, (
-            f"coordinates up to {reach.max():g} mm from the origin, so their unit cannot be "
-            f"{unit!r}: positions are not used"
+            f"coordinates up to {reach:g} mm from the origin and {width:g} mm apart, so their "
+            f"unit cannot be {unit!r}: positions are not used",
         )
-    return positions, ""
+    return positions, notes
 
 
-def _space(source: ElectrodesFile, system: Mapping[str, Any]) -> str:
+def _infer_unit(values: np.ndarray) -> tuple[str, tuple[str, ...]]:
+    """Return the unit in which the spacing of the contacts is that of electrodes, and a note."""
+    spacing = _median_spacing(values)
+    fits = [
+        unit for unit, mm in _MM_PER_UNIT.items() if _SPACING_MM[0] <= spacing * mm < _SPACING_MM[1]
+    ]
+    if not fits:
+        return "", (
+            "no file says the unit of the coordinates, and the spacing of the contacts does not "
+            "show it, so no length is known: positions are not used; write iEEGCoordinateUnits",
+        )
+    return fits[0], (
+        f"no file says the unit of the coordinates; taken for {fits[0]}, in which neighbouring "
+        f"contacts are {spacing * _MM_PER_UNIT[fits[0]]:.1f} mm apart",
+    )
+
+
+def _median_spacing(values: np.ndarray) -> float:
+    """Return the median distance to the nearest other contact; NaN for too few contacts."""
+    placed = np.unique(values[np.isfinite(values).all(axis=1)], axis=0)
+    if len(placed) < _N_TO_INFER:
+        return float("nan")
+    return float(np.median(spatial.cKDTree(placed).query(placed, k=2)[0][:, 1]))
+
+
+def _space(source: ElectrodesFile, system: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     """Return the coordinate system by name; the file name's space if the sidecar is silent."""
+    stated = str(system.get("iEEGCoordinateSystem") or "")
     parts = dict(part.partition("-")[::2] for part in source.electrodes.stem.split("_"))
-    return str(system.get("iEEGCoordinateSystem") or parts.get("space", ""))
+    if stated:
+        return stated, ()
+    named = parts.get("space", "")
+    lacking = (
+        "coordsystem.json names no iEEGCoordinateSystem"
+        if source.coordsystem
+        else "there is no coordsystem.json"
+    )
+    if named:
+        return named, (f"{lacking}; the space is taken from the file's name: {named}",)
+    return "", (f"{lacking}, so the space of the coordinates is not known",)
