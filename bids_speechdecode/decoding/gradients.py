@@ -13,6 +13,7 @@ the mix alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,7 @@ def integrate_gradients(
     n_steps: int,
     *,
     batch_size: int = 128,
+    on_encoded: Callable[[int], None] | None = None,
 ) -> PathIntegrals:
     """Return the integrated gradients of some windows.
 
@@ -66,13 +68,18 @@ def integrate_gradients(
     n_steps : int
         Points of the path, of the Gauss-Legendre quadrature: exact for polynomials of degree
         ``2 n_steps - 1``, so far fewer are needed than for a Riemann sum.
+    batch_size : int
+        Windows at once.
+    on_encoded : callable, optional
+        Told how many windows, times steps, were worked on since the last call.
     """
     candidates = unit_vectors(windows.targets)
     centre = candidates.mean(dim=0)
-    parts = [
-        _explain(encoder, windows.brain(some), candidates[some] - centre, n_steps)
-        for some in index.split(batch_size)
-    ]
+    parts = []
+    for some in index.split(batch_size):
+        parts.append(_explain(encoder, windows.brain(some), candidates[some] - centre, n_steps))
+        if on_encoded is not None:
+            on_encoded(len(some) * n_steps)
     by_electrode, gained = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
     return PathIntegrals(by_electrode, gained)
 
