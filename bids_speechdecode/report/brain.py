@@ -1,6 +1,6 @@
-"""Pictures on a brain: contacts on glass brains, maps on surfaces and in slices.
+"""Pictures of contacts on a brain, and the one colour scale of contributions.
 
-Tables and maps in, matplotlib figures out; nilearn draws the brains. Positions are in mm in the
+Tables in, matplotlib figures out; nilearn draws the brains. Positions are in mm in the
 MNI152 family.
 """
 
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -18,7 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
+from matplotlib.colors import BoundaryNorm, ListedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -45,37 +43,24 @@ BOUNDS = (*(-step for step in reversed(STEPS)), *STEPS)
 UNIT = "Contribution (loss of relative rank)"
 Q = 0.05  # a contribution of at most this q-value is outlined
 MAX_REASONS = 5
-SLICES = (-30, -15, 0, 15, 30, 45, 60)  # mm above the commissures, the same in every report
 DPI = 200  # of what is kept as pixels inside a figure
 
 FAINT = "#7a7a7a"  # the edge of a contact that is not significant
-HEADING: Any = {"fontsize": 9, "fontweight": "bold"}
 FREE_STYLE: Any = STYLE | {"figure.constrained_layout.use": False}  # nilearn places its own axes
 _REASON_MARKS = ((VERMILION, "X"), (ORANGE, "^"), (PURPLE, "s"), (GREEN, "D"), (SKY, "v"))
-
-
-@dataclass(frozen=True)
-class GroupMap:
-    """One of the group's maps: `surface` on fsaverage5 (left, right) or `volume`, a NIfTI file.
-
-    Where a map has no value (NaN), nothing was covered.
-    """
-
-    name: str  # effect, coverage or n
-    surface: tuple[np.ndarray, np.ndarray] | None = None  # two of shape (10242,)
-    volume: Path | None = None
 
 
 # ------------------------------------------------------------------- the one colour scale
 
 
-def contribution_colors() -> ListedColormap:
+def contribution_colors() -> list[str]:
     """Return one colour per class, from below the lowest bound to above the highest.
 
     Purple to orange (ColorBrewer's PuOr, 11 classes) differ for all colour-blind readers.
     """
     # The ends of PuOr are nearly black, which would hide the outline of a contact.
-    return ListedColormap(matplotlib.colormaps["PuOr_r"](np.linspace(0.06, 0.94, len(BOUNDS) + 1)))
+    shades = matplotlib.colormaps["PuOr_r"](np.linspace(0.06, 0.94, len(BOUNDS) + 1))
+    return [to_hex(shade) for shade in shades]
 
 
 def contribution_class(values: Any) -> np.ndarray:
@@ -92,7 +77,7 @@ def contribution_class(values: Any) -> np.ndarray:
 
 def contribution_hex(values: Any) -> list[str]:
     """Return the colour of each contribution; grey where there is none."""
-    colors = [matplotlib.colors.to_hex(color) for color in contribution_colors().colors]
+    colors = contribution_colors()
     return [GREY if np.isnan(k) else colors[int(k)] for k in contribution_class(values)]
 
 
@@ -101,9 +86,9 @@ def signed(value: float) -> str:
     return f"{value:+g}".replace("-", MINUS)
 
 
-def _add_scale(figure: Figure, place: tuple[float, float, float, float]) -> None:
+def add_scale(figure: Figure, place: tuple[float, float, float, float]) -> None:
     """Add the colour bar of contributions, the same in all pictures."""
-    colors = contribution_colors().colors
+    colors = contribution_colors()
     inner = ListedColormap(colors[1:-1]).with_extremes(under=colors[0], over=colors[-1])
     mappable = ScalarMappable(BoundaryNorm(BOUNDS, len(BOUNDS) - 1), inner)
     axes = figure.add_axes(place)
@@ -155,7 +140,7 @@ def contribution_brain(contacts: pd.DataFrame) -> Figure:
     for part, style in _contribution_marks(contacts):
         colors, size = np.array(contribution_hex(part["contribution"])), style.pop("s")
         display.add_markers(_positions(part), colors, size, **style)
-    _add_scale(figure, (0.06, 0.15, 0.6, 0.045))
+    add_scale(figure, (0.06, 0.15, 0.6, 0.045))
     _add_q_legend(figure, contacts)
     return figure
 
@@ -174,6 +159,9 @@ def _contribution_marks(contacts: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, 
 
 
 def _add_q_legend(figure: Figure, contacts: pd.DataFrame) -> None:
+    if contacts["q"].isna().all():  # the group's table has no tests of single electrodes
+        figure.text(0.98, 0.13, f"{len(contacts)} electrodes", fontsize=8, ha="right")
+        return
     n = int((contacts["q"] <= Q).sum())
     handles = [
         Line2D([], [], **_dot(BLACK, 0.8, 6), label=f"q ≤ {Q:g} ({n} contacts)"),
@@ -323,172 +311,6 @@ def native_contributions(contacts: pd.DataFrame, space: str) -> Figure:
     for axes, (across, up, _) in zip(panels, NATIVE_VIEWS, strict=True):
         for part, style in _contribution_marks(contacts):
             axes.scatter(part[across], part[up], c=contribution_hex(part["contribution"]), **style)
-    _add_scale(figure, (0.06, 0.12, 0.6, 0.036))
+    add_scale(figure, (0.06, 0.12, 0.6, 0.036))
     _add_q_legend(figure, contacts)
     return figure
-
-
-# ------------------------------------------------------------------------------- group maps
-
-
-@dataclass(frozen=True)
-class _Shade:
-    """How the values of a map become colours."""
-
-    title: str
-    cmap: Any
-    low: float
-    high: float
-
-    def of(self, values: np.ndarray) -> np.ndarray:
-        """Return what is drawn: the class of an effect from 1 up, any other value as it is."""
-        return contribution_class(values) + 1 if self.title == "Effect" else values
-
-
-def _shade(name: str, highest: float) -> _Shade:
-    if name == "effect":
-        return _Shade("Effect", contribution_colors(), 0.5, len(BOUNDS) + 1.5)
-    title = {"coverage": "Coverage", "n": "Participants"}.get(name, name)
-    return _Shade(title, matplotlib.colormaps["YlGnBu"], 0.0, max(highest, 1e-12))
-
-
-def _add_map_scale(figure: Figure, shade: _Shade, place: tuple[float, ...], label: str) -> None:
-    if shade.title == "Effect":
-        _add_scale(figure, (place[0], place[1], place[2], place[3]))
-        return
-    axes = figure.add_axes((place[0], place[1], place[2], place[3]))
-    mappable = ScalarMappable(Normalize(shade.low, shade.high), shade.cmap)
-    bar = Colorbar(axes, mappable, orientation="horizontal")
-    bar.ax.tick_params(labelsize=7, length=2, pad=1.5)
-    bar.set_label(label, fontsize=8, labelpad=2)
-
-
-MAP_UNITS = {
-    "effect": UNIT,
-    "coverage": "Coverage (contacts within reach, weighted by distance)",
-    "n": "Participants with contacts within reach",
-}
-_SURFACE_VIEWS = (
-    ("left", "lateral"),
-    ("left", "medial"),
-    ("right", "medial"),
-    ("right", "lateral"),
-)
-
-
-@matplotlib.rc_context(FREE_STYLE)
-def surface_maps(maps: Sequence[GroupMap]) -> Figure:
-    """Draw maps on the inflated fsaverage5 in four views, one row per map.
-
-    Parameters
-    ----------
-    maps : sequence of GroupMap
-        With `surface`: two arrays, shape (10242,); NaN where nothing was covered.
-    """
-    from nilearn.datasets import load_fsaverage, load_fsaverage_data
-
-    mesh = load_fsaverage("fsaverage5")["inflated"].parts
-    sulci = load_fsaverage_data("fsaverage5", mesh_type="inflated", data_type="sulcal").data.parts
-    row_height = 2.05
-    height = row_height * len(maps) + 0.15
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
-    for row, group_map in enumerate(maps):
-        assert group_map.surface is not None
-        bottom = (height - 0.15 - row_height * (row + 1)) / height
-        shade = _shade(group_map.name, float(np.nanmax(np.r_[0, *group_map.surface])))
-        for column, (side, view) in enumerate(_SURFACE_VIEWS):
-            place = (column / 4, bottom + 0.36 / height, 0.25, 1.5 / height)
-            axes: Any = figure.add_axes(place, projection="3d")
-            values = shade.of(group_map.surface[side == "right"])
-            _draw_surface(axes, mesh[side], values, sulci[side], (side, view), shade)
-            x, y = (column + 0.5) / 4, bottom + 1.8 / height
-            figure.text(x, y, f"{side}, {view}", fontsize=8, ha="center", va="top")
-        figure.text(0.01, bottom + 2.03 / height, shade.title, va="top", **HEADING)
-        bar = (0.18, bottom + 0.38 / height, 0.64, 0.09 / height)
-        _add_map_scale(figure, shade, bar, MAP_UNITS.get(group_map.name, group_map.name))
-    return figure
-
-
-def _draw_surface(
-    axes: Any, mesh: Any, values: np.ndarray, sulci: Any, view: tuple[str, str], shade: _Shade
-) -> None:
-    """Draw one hemisphere from one side; vertices without a value show the grey surface."""
-    from nilearn.plotting import plot_surf
-
-    plot_surf(
-        mesh,
-        surf_map=np.asarray(values, dtype=float),
-        bg_map=np.where(np.asarray(sulci) > 0, 0.45, 0.33),  # two light greys: sulci and gyri
-        hemi=view[0],
-        view=view[1],
-        cmap=shade.cmap,
-        vmin=shade.low,
-        vmax=shade.high,
-        colorbar=False,
-        axes=axes,
-    )
-    axes.set_box_aspect(None, zoom=1.5)  # nilearn leaves half of the panel empty
-    for collection in axes.collections:
-        collection.set_rasterized(True)  # twenty thousand triangles would be megabytes of SVG
-
-
-@matplotlib.rc_context(FREE_STYLE)
-def volume_maps(maps: Sequence[GroupMap]) -> Figure:
-    """Draw maps in axial slices over the MNI152 template, one row per map.
-
-    Parameters
-    ----------
-    maps : sequence of GroupMap
-        With `volume`: a NIfTI file in MNI space; NaN where nothing was covered.
-    """
-    row_height = 1.9
-    height = row_height * len(maps) + 0.15
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI)
-    for row, group_map in enumerate(maps):
-        bottom = (height - 0.15 - row_height * (row + 1)) / height
-        shade, image = _volume(group_map)
-        _draw_slices(figure, image, shade, (0.0, bottom + 0.52 / height, 1.0, 1.18 / height))
-        figure.text(0.01, bottom + 1.88 / height, shade.title, va="top", **HEADING)
-        bar = (0.18, bottom + 0.38 / height, 0.64, 0.09 / height)
-        _add_map_scale(figure, shade, bar, MAP_UNITS.get(group_map.name, group_map.name))
-    return figure
-
-
-def _volume(group_map: GroupMap) -> tuple[_Shade, Any]:
-    import nibabel
-
-    assert group_map.volume is not None
-    loaded: Any = nibabel.load(group_map.volume)
-    values = np.asarray(loaded.dataobj, dtype=float)
-    shade = _shade(group_map.name, float(np.nanmax(np.r_[0, values.ravel()])))
-    drawn = np.nan_to_num(shade.of(values)).astype(np.float32)  # nilearn knows no NaN
-    return shade, nibabel.Nifti1Image(drawn, loaded.affine)
-
-
-def _draw_slices(
-    figure: Figure, image: Any, shade: _Shade, place: tuple[float, float, float, float]
-) -> None:
-    from nilearn.datasets import load_mni152_brain_mask
-    from nilearn.plotting import plot_stat_map
-
-    display = plot_stat_map(
-        image,
-        display_mode="z",
-        cut_coords=SLICES,
-        cmap=shade.cmap,
-        vmin=shade.low,
-        vmax=shade.high,
-        threshold=min(0.5, shade.high / 100),  # zero is where nothing was covered
-        symmetric_cbar=False,
-        resampling_interpolation="nearest",
-        colorbar=False,
-        draw_cross=False,
-        annotate=False,
-        dim=-0.6,
-        black_bg=False,
-        figure=figure,
-        axes=place,
-    )
-    mask = load_mni152_brain_mask(resolution=2)
-    display.add_contours(mask, levels=[0.5], colors=[FAINT], linewidths=0.6)
-    display.annotate(size=7)

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from bids_speechdecode.report.brain import DPI, FAINT, UNIT, Q, contribution_hex
 from bids_speechdecode.report.figures import (
@@ -88,7 +89,7 @@ def _region_axes(n_rows: int) -> tuple[Figure, Axes, Axes]:
     values.set_xlabel(UNIT)
     values.axvline(0, color=BLACK, linewidth=0.8, zorder=1)
     coverage.tick_params(axis="y", length=0)
-    coverage.xaxis.get_major_locator().set_params(integer=True, nbins=3)
+    coverage.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     return figure, values, coverage
 
 
@@ -109,7 +110,7 @@ def region_contributions(contacts: pd.DataFrame) -> Figure:
         own = contacts[_in_region(contacts, row)]
         shift = np.linspace(-0.22, 0.22, len(own)) if len(own) > 1 else [0.0]
         face = [BLACK if q <= Q else "white" for q in own["q"]]
-        style = {"edgecolors": BLACK, "linewidths": 0.5, "zorder": 3}
+        style: Any = {"edgecolors": BLACK, "linewidths": 0.5, "zorder": 3}
         axes.scatter(own["contribution"], y + np.asarray(shift), s=9, c=face, **style)
         _write_count(coverage, y, row["n_contacts"], str(row["n_contacts"]), color, filled=True)
     name_rows(axes, [region_name(r.label, r.hemisphere) for r in means.itertuples()])
@@ -147,7 +148,7 @@ def _write_count(axes: Axes, y: float, n: float, text: str, color: str, *, fille
     axes.annotate(text, (n, y), (3, 0), textcoords="offset points", va="center", fontsize=7)
 
 
-HOLLOW = {"facecolor": "none", "edgecolor": GREY, "hatch": "//////", "linewidth": 0.7}
+HOLLOW: Any = {"facecolor": "none", "edgecolor": GREY, "hatch": "//////", "linewidth": 0.7}
 
 
 def _dot(face: str) -> dict[str, Any]:
@@ -225,12 +226,12 @@ def _draw_shaft(axes: Axes, shaft: str, along: pd.DataFrame) -> None:
         (along[~significant], FAINT, 0.5, 14),
         (along[significant], BLACK, 1.0, 24),
     ):
-        style = {"s": size, "edgecolors": edge, "linewidths": width, "zorder": 3}
+        style: Any = {"s": size, "edgecolors": edge, "linewidths": width, "zorder": 3}
         axes.scatter(part["number"], part["contribution"], c=_faces(part), **style)
     axes.set_title(plain(shaft), fontsize=8, pad=3)
     axes.set_title(_shaft_words(along.iloc[0]), loc="right", fontsize=7, fontweight="normal", pad=3)
     axes.set_xlim(along["number"].min() - 0.7, along["number"].max() + 0.7)
-    axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.tick_params(labelsize=7, pad=2)
 
 
@@ -287,12 +288,12 @@ def group_regions(regions: pd.DataFrame, participants: pd.DataFrame) -> Figure:
     return figure
 
 
-def ordered_regions(regions: pd.DataFrame) -> pd.DataFrame:
+def ordered_regions(regions: pd.DataFrame, most: int = MAX_REGIONS) -> pd.DataFrame:
     """Return tested regions by their mean, then untested ones by coverage, as many as fit."""
     tested = regions[regions["p"].notna()].sort_values("mean", ascending=False, kind="stable")
     keys = ["n_participants", "n_contacts"]
     untested = regions[regions["p"].isna()].sort_values(keys, ascending=False, kind="stable")
-    return pd.concat([tested, untested])[:MAX_REGIONS].reset_index(drop=True)
+    return pd.concat([tested, untested])[:most].reset_index(drop=True)
 
 
 def _draw_group_row(axes: Axes, y: int, row: Any, own: pd.DataFrame) -> None:
@@ -326,10 +327,10 @@ def auditory_benefit(table: pd.DataFrame) -> Figure:
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         axes.axhline(0, color=BLACK, linewidth=0.8, linestyle=DASHED, zorder=1)
         for row in table.to_dict("records"):
-            _draw_benefit(axes, row, f"benefit_{kind}")
+            _draw_benefit(axes, row, kind)
         axes.set_xlabel("Distance of the nearest contact\nto primary auditory cortex (mm)")
         axes.set_ylabel("Gain in relative rank")
-        axes.set_title(BENEFITS.get(kind, kind))
+        axes.set_title(BENEFITS[kind])
         axes.margins(x=0.12, y=0.15)
     handles = [
         Line2D([], [], color=BLUE, marker="o", linewidth=1, label="contacts in it"),
@@ -344,21 +345,22 @@ BENEFITS = {"pretraining": "Benefit of pretraining", "target": "Benefit of the s
 
 def benefits(table: pd.DataFrame) -> list[str]:
     """Return which benefits a table has values of."""
-    names = [name.removeprefix("benefit_") for name in table if name.startswith("benefit_")]
-    return [
-        name
-        for name in names
-        if not name.endswith(("_ci_low", "_ci_high", "_p"))
-        and table[f"benefit_{name}"].notna().any()
-    ]
+    columns = [f"benefit_{kind}" for kind in BENEFITS]
+    known = [name for name in columns if name in table and table[name].notna().any()]
+    return [name.removeprefix("benefit_") for name in known]
 
 
-def _draw_benefit(axes: Axes, row: Any, column: str) -> None:
-    x, y = row["distance_auditory"], row[column]
+def benefit_interval(row: Any, kind: str) -> tuple[float, float]:
+    """Return the limits of a benefit, NaN where the table has none."""
+    low, high = (row.get(f"benefit_{kind}_ci_{end}", np.nan) for end in ("low", "high"))
+    return float(low), float(high)
+
+
+def _draw_benefit(axes: Axes, row: Any, kind: str) -> None:
+    x, y = row["distance_auditory"], row[f"benefit_{kind}"]
     if not (np.isfinite(x) and np.isfinite(y)):
         return
-    ends = [row.get(f"{column}_ci_low", np.nan), row.get(f"{column}_ci_high", np.nan)]
-    axes.plot([x, x], ends, color=BLUE, linewidth=1, zorder=2)
+    axes.plot([x, x], benefit_interval(row, kind), color=BLUE, linewidth=1, zorder=2)
     face = BLUE if row["n_auditory"] > 0 else "white"
     axes.plot(x, y, "o", color=BLUE, markerfacecolor=face, markersize=5, zorder=3)
     label = plain(row["participant"])

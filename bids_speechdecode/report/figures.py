@@ -341,36 +341,6 @@ def aligned_audio(recordings: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-@matplotlib.rc_context(STYLE)
-def electrode_positions(contacts: pd.DataFrame, space: str) -> Figure:
-    """Draw the contacts from the left, from behind and from above.
-
-    Parameters
-    ----------
-    contacts : data frame
-        Columns x, y, z (mm) and used (bool).
-    space : str
-        Name of the coordinate system.
-    """
-    figure = _figure(2.9)
-    views = (("y", "z", "Sagittal"), ("x", "z", "Coronal"), ("x", "y", "Axial"))
-    for axes, (across, up, title) in zip(figure.subplots(1, 3), views, strict=True):
-        for used, color, marker, size in ((False, GREY, "x", 10), (True, BLUE, "o", 14)):
-            part = contacts[contacts["used"] == used]
-            axes.scatter(part[across], part[up], s=size, c=color, marker=marker, linewidths=0.8)
-        axes.set_aspect("equal", adjustable="datalim")
-        axes.set(xlabel=f"{across} (mm)", ylabel=f"{up} (mm)", title=title)
-    handles = [
-        Line2D([], [], color=BLUE, marker="o", linestyle="none", label="used"),
-        Line2D([], [], color=GREY, marker="x", linestyle="none", label="not used"),
-    ]
-    title = plain(f"coordinates: {space}")
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=2, title=title, title_fontsize=8
-    )
-    return figure
-
-
 def _participant_shifts(participants: Sequence[str]) -> dict[str, float]:
     """Return a sideways shift per participant, so that equal values stay visible."""
     shifts = np.linspace(-0.16, 0.16, len(participants)) if len(participants) > 1 else [0.0]

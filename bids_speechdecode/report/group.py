@@ -13,6 +13,7 @@ import pandas as pd
 from bids_speechdecode.bids.derivatives import read_table, write_text
 from bids_speechdecode.report import figures, methods
 from bids_speechdecode.report.figures import condition_label, contrast_label
+from bids_speechdecode.report.maps import anatomy_pages
 from bids_speechdecode.report.page import (
     DASH,
     Missing,
@@ -90,13 +91,18 @@ def write_group_report(root: Path, *, command: str) -> Path:
     results = read_group(root)
     report = root / "group.html"
     simulated = is_simulated(root) or _any_true(results.participants["simulated"])
+    anatomy = anatomy_pages(root, report, simulated)
+    missing = find_missing(results)
+    if not any("contacts" in page.pictures or page.tables for page in anatomy):
+        missing.add("contributions", "group table of contributions", "group level")
     html = render(
         "group.html",
         title="Group",
         simulated=simulated,
         command=command,
-        missing=find_missing(results).items,
+        missing=missing.items,
         summary=summarise(results),
+        anatomy=anatomy,
         tasks=[_task_page(report, task, results, simulated) for task in results.tasks],
         participants=participant_table(results),
         links=_report_links(root, results),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from bids_speechdecode.bids.derivatives import write_text
 from bids_speechdecode.report import figures, methods
+from bids_speechdecode.report.electrodes import electrode_pages
 from bids_speechdecode.report.figures import Key, condition_label
 from bids_speechdecode.report.page import (
     Missing,
@@ -23,7 +24,6 @@ from bids_speechdecode.report.page import (
     number,
     p_phrase,
     render,
-    tolerate,
 )
 from bids_speechdecode.report.results import (
     Results,
@@ -74,6 +74,13 @@ def write_participant_report(
         summary=summarise(results),
         tables=make_tables(results),
         pictures=draw_pictures(report, participant, results, simulated),
+        electrodes=electrode_pages(
+            report,
+            f"sub-{participant}",
+            results.selections,
+            results.contributions,
+            simulated,
+        ),
         plan=results.plan,
         settings=results.settings,
         settings_text=results.settings_text,
@@ -91,7 +98,8 @@ def find_missing(results: Results) -> Missing:
     missing = Missing()
     for section, piece, what, step in (
         ("data", results.plan, "plan of recordings and windows", "preprocess"),
-        ("channels", results.channels, "table of selected channels", "preprocess"),
+        ("selection", results.selections, "table of selected channels", "select"),
+        ("contributions", results.contributions, "table of contributions", "contributions"),
         ("spectra", results.spectra, "power spectra", "preprocess"),
         ("training", results.histories, "training history", "finetune"),
         ("ranks", results.ranks, "ranks of test windows", "evaluate"),
@@ -172,8 +180,6 @@ def draw_pictures(
         drawn["spectra"] = figures.power_spectra(results.spectra)
     if results.histories:
         drawn["training"] = figures.training_curves(results.histories)
-    for space, contacts in _located(results):
-        drawn["electrodes"] = figures.electrode_positions(contacts, space)
     folder = report.parent / f"sub-{participant}" / "figures"
     return {
         name: add_picture(
@@ -190,26 +196,9 @@ TITLES = {
     "alignment": "Sound aligned to each recording",
     "spectra": "Power spectra before and after preprocessing",
     "training": "Loss and validation rank during training",
-    "electrodes": "Positions of the contacts",
 }
 
 
 def _observed(conditions: pd.DataFrame) -> dict[Key, float]:
     keys = zip(conditions["condition"], conditions["audio"], strict=True)
     return dict(zip(keys, conditions["relative_rank"].astype(float), strict=True))
-
-
-def _located(results: Results) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the first electrodes table that has positions, with whether each contact is used."""
-    used: set[str] = set()
-    for table in results.channels:
-        kept = tolerate(table, ["name", "kept"])
-        used |= set(kept.loc[kept["kept"].astype(str).str.lower() == "true", "name"].astype(str))
-    for space, table in results.electrodes:
-        contacts = tolerate(table, ["name", "x", "y", "z"])
-        for axis in "xyz":
-            contacts[axis] = pd.to_numeric(contacts[axis], errors="coerce")
-        contacts = contacts.dropna(subset=["x", "y", "z"])
-        if len(contacts):
-            yield space, contacts.assign(used=contacts["name"].astype(str).isin(used))
-            return

@@ -12,6 +12,12 @@ import pandas as pd
 
 from bids_speechdecode.bids.derivatives import read_table
 from bids_speechdecode.report import figures, methods
+from bids_speechdecode.report.electrodes import (
+    CONTRIBUTION_COLUMNS,
+    SELECTED_COLUMNS,
+    Described,
+    read_described,
+)
 from bids_speechdecode.report.figures import Key
 from bids_speechdecode.report.page import entity, only_finite, read_object, tolerate
 
@@ -50,8 +56,8 @@ class Results:
     draws: Mapping[Key, tuple[np.ndarray, np.ndarray]]
     histories: Mapping[str, pd.DataFrame]
     spectra: tuple[tuple[str, pd.DataFrame], ...]
-    channels: tuple[pd.DataFrame, ...]
-    electrodes: tuple[tuple[str, pd.DataFrame], ...]
+    selections: Mapping[str, Described]
+    contributions: Mapping[str, Described]
     environment: Mapping[str, Any]
     settings: methods.Settings | None
     settings_text: str
@@ -83,11 +89,8 @@ def read_results(folder: Path, log_dir: Path | None) -> Results:
             (entity(path, "task"), tolerate(read_table(path), ["frequency", "before", "after"]))
             for path in _ending(files, "_spectra.tsv")
         ),
-        channels=tuple(read_table(p) for p in _ending(files, "desc-selected_channels.tsv")),
-        electrodes=tuple(
-            (entity(path, "space") or "unnamed", read_table(path))
-            for path in _ending(files, "_electrodes.tsv")
-        ),
+        selections=_read_electrodes(files, "desc-selected_channels.tsv", SELECTED_COLUMNS),
+        contributions=_read_electrodes(files, "desc-contrib_channels.tsv", CONTRIBUTION_COLUMNS),
         environment=read_object(log / "environment.json"),
         settings=methods.read_settings(settings_path) if settings_path.is_file() else None,
         settings_text=_read_text(settings_path),
@@ -97,6 +100,14 @@ def read_results(folder: Path, log_dir: Path | None) -> Results:
 
 def _ending(files: list[Path], ending: str) -> list[Path]:
     return [path for path in files if path.name.endswith(ending)]
+
+
+def _read_electrodes(files: list[Path], ending: str, columns: list[str]) -> dict[str, Described]:
+    """Return the table of each task with its sidecar."""
+    return {
+        entity(path, "task"): read_described(path, read_table(path), columns)
+        for path in _ending(files, ending)
+    }
 
 
 def _read_text(path: Path) -> str:

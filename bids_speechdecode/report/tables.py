@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,7 +17,6 @@ from bids_speechdecode.report.page import (
     make_table,
     number,
     p_value,
-    tolerate,
 )
 from bids_speechdecode.report.results import Results, best_condition, confidence
 
@@ -42,7 +40,6 @@ def make_tables(results: Results) -> dict[str, Table]:
             [(str(r.get("label")), str(n)) for r in recordings for n in r.get("notes", [])],
         ),
         "alignment": _alignment_table(recordings),
-        "channels": _channel_table(results.channels),
         "environment": make_table(["Item", "Value"], list(_flatten(results.environment))),
     }
     return {name: table for name, table in tables.items() if table.rows}
@@ -173,22 +170,6 @@ def _clock_map(segment: Mapping[str, Any]) -> str:
         return DASH
     text = f"a = {float(slope):.8f}"
     return text if offset is None else f"{text}, b = {number(offset)}"
-
-
-def _channel_table(tables: tuple[pd.DataFrame, ...]) -> Table:
-    """Return every channel of the participant: in how many recordings it was kept, and why not."""
-    if not tables:
-        return make_table([], [])
-    every = tolerate(pd.concat(tables, ignore_index=True), ["name", "type", "kept", "reason"])
-    every["kept"] = every["kept"].astype(str).str.lower() == "true"
-    rows = []
-    for name, same in every.groupby("name", sort=False):
-        reasons = Counter(same.loc[~same["kept"], "reason"].astype(str))
-        why = "; ".join(f"{reason} ({n})" for reason, n in reasons.items())
-        kept = f"{int(same['kept'].sum())} of {len(same)}"
-        rows.append((str(name), str(same["type"].iloc[0]), kept, why or DASH))
-    columns = ["Channel", "Type", "Kept in recordings", "Dropped because (recordings)"]
-    return make_table(columns, rows, ["Kept in recordings"])
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -1,0 +1,233 @@
+"""The group's electrodes in its report: contacts, regions, maps and auditory cortex."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from bids_speechdecode.bids.derivatives import read_table
+from bids_speechdecode.report import brain, brain_maps, charts
+from bids_speechdecode.report.brain_maps import GroupMap
+from bids_speechdecode.report.electrodes import (
+    TEMPLATE,
+    Described,
+    located,
+    read_described,
+)
+from bids_speechdecode.report.figures import condition_label
+from bids_speechdecode.report.page import (
+    DASH,
+    Picture,
+    Table,
+    add_picture,
+    count,
+    entity,
+    interval,
+    make_table,
+    number,
+    p_value,
+)
+from bids_speechdecode.report.view3d import contact_view
+
+TITLES = {
+    "contacts": "Contribution of every electrode of every participant",
+    "parcels": "Contribution by region, over participants",
+    "surface": "Contributions and coverage on the cortical surface",
+    "volume": "Contributions and coverage in slices",
+    "auditory": "Benefit and the coverage of primary auditory cortex",
+}
+_TABLE_COLUMNS = {
+    "contacts": [
+        *("participant", "name", "x", "y", "z", "space", "label", "hemisphere"),
+        *("contribution", "q"),
+    ],
+    "parcels": [
+        *("label", "hemisphere", "n_participants", "n_contacts", "coverage", "mean"),
+        *("ci_low", "ci_high", "p", "p_min", "q", "conclusion"),
+    ],
+    "parcelsByParticipant": ["participant", "label", "hemisphere", "n_contacts", "mean"],
+    "regions": [
+        *("region_1", "region_2", "n_participants", "difference", "ci_low", "ci_high"),
+        *("p", "p_min", "q", "conclusion"),
+    ],
+    "auditory": ["participant", "n_auditory", "distance_auditory"],
+}
+MAX_COMPARISONS = 30  # rows of the page; all are in the table on disk
+MAPS = ("effect", "coverage", "n")
+
+
+@dataclass(frozen=True)
+class AnatomyPage:
+    """What the group's report shows of the electrodes in one task."""
+
+    task: str
+    pictures: Mapping[str, Picture]
+    tables: Mapping[str, Table]
+    view: Markup | None
+    notes: tuple[str, ...]
+    model: str
+    outlined: bool  # whether the electrodes have a q-value of their own
+
+
+def anatomy_pages(root: Path, report: Path, simulated: bool) -> list[AnatomyPage]:
+    """Return one page per task from the group's tables and maps under `root`."""
+    tasks = sorted({entity(p, "task") for p in root.glob("group_task-*_contributions.tsv")})
+    return [_page(root, report, task, simulated) for task in tasks]
+
+
+def _page(root: Path, report: Path, task: str, simulated: bool) -> AnatomyPage:
+    found = {name: _read(root, task, name) for name in _TABLE_COLUMNS}
+    surfaces = _surfaces(root, task)
+    volumes = _volumes(root, task)
+    pictures = {
+        what: add_picture(
+            report,
+            report.parent / "figures",
+            f"group_task-{task}_desc-{what}",
+            figure,
+            TITLES[what],
+            simulated,
+        )
+        for what, figure in _draw(found, surfaces, volumes)
+    }
+    contacts = located(found["contacts"].table, TEMPLATE)
+    tables = {
+        "parcels": parcel_table(found["parcels"].table),
+        "regions": comparison_table(found["regions"].table),
+        "auditory": auditory_table(found["auditory"].table),
+    }
+    notes = dict.fromkeys(note for described in found.values() for note in described.notes)
+    return AnatomyPage(
+        task,
+        pictures,
+        {name: table for name, table in tables.items() if table.rows},
+        contact_view(contacts) if len(contacts) else None,
+        tuple(notes),
+        condition_label(str(found["contacts"].sidecar.get("Model") or "")),
+        bool(contacts["q"].notna().any()),
+    )
+
+
+def _read(root: Path, task: str, name: str) -> Described:
+    path = root / f"group_task-{task}_desc-{name}_contributions.tsv"
+    table = read_table(path) if path.is_file() else pd.DataFrame()
+    return read_described(path, table, _TABLE_COLUMNS[name])
+
+
+# ----------------------------------------------------------------------------------- maps
+
+
+def _surfaces(root: Path, task: str) -> list[GroupMap]:
+    """Return the maps on the surface, effect first; one that is not on disk is left out."""
+    found = []
+    for name in MAPS:
+        pattern = f"group_task-{task}_hemi-{{}}_space-fsaverage5_desc-{name}_map.shape.gii"
+        paths = [root / pattern.format(side) for side in "LR"]
+        if all(path.is_file() for path in paths):
+            left, right = (_read_gifti(path, name) for path in paths)
+            found.append(GroupMap(name, surface=(left, right)))
+    return found
+
+
+def _read_gifti(path: Path, name: str) -> np.ndarray:
+    import nibabel
+
+    loaded: Any = nibabel.load(path)
+    values = np.asarray(loaded.agg_data(), dtype=float)
+    return np.where(values > 0, values, np.nan) if name != "effect" else values
+
+
+def _volumes(root: Path, task: str) -> list[GroupMap]:
+    found = []
+    for name in MAPS:
+        paths = sorted(root.glob(f"group_task-{task}_space-*_desc-{name}_map.nii.gz"))
+        found += [GroupMap(name, volume=path) for path in paths[:1]]
+    return found
+
+
+def _draw(
+    found: Mapping[str, Described], surfaces: list[GroupMap], volumes: list[GroupMap]
+) -> Iterator[tuple[str, Figure]]:
+    """Yield the figures for which there are data."""
+    if len(contacts := located(found["contacts"].table, TEMPLATE)):
+        yield "contacts", brain.contribution_brain(contacts)
+    if len(found["parcels"].table):
+        own = found["parcelsByParticipant"].table
+        yield "parcels", charts.group_regions(found["parcels"].table, own)
+    if surfaces:
+        yield "surface", brain_maps.surface_maps(surfaces)
+    if volumes:
+        yield "volume", brain_maps.volume_maps(volumes)
+    auditory = found["auditory"].table
+    if charts.benefits(auditory) and auditory["distance_auditory"].notna().any():
+        yield "auditory", charts.auditory_benefit(auditory)
+
+
+# --------------------------------------------------------------------------------- tables
+
+
+def parcel_table(table: pd.DataFrame) -> Table:
+    """Return the contribution of every region with its coverage and what it allows to say."""
+    columns = ["Region", "Participants", "Electrodes", "Coverage (%)", "Mean", "95% CI", "p"]
+    columns += ["Smallest possible p", "q", "Conclusion"]
+    rows = [
+        (
+            charts.region_name(row["label"], row["hemisphere"]),
+            count(row["n_participants"]),
+            count(row["n_contacts"]),
+            number(100 * row["coverage"], 0),
+            number(row["mean"], 4),
+            interval(row["ci_low"], row["ci_high"], 4),
+            p_value(row["p"]),
+            p_value(row["p_min"]),
+            p_value(row["q"]),
+            row["conclusion"] or DASH,
+        )
+        for row in charts.ordered_regions(table, len(table)).to_dict("records")
+    ]
+    return make_table(columns, rows, columns[1:9])
+
+
+def comparison_table(table: pd.DataFrame) -> Table:
+    """Return the comparisons between regions that could be made, the clearest first."""
+    columns = ["Regions", "Participants with both", "Difference", "95% CI", "p"]
+    columns += ["Smallest possible p", "q", "Conclusion"]
+    compared = table.dropna(subset=["p"]).sort_values(["p", "difference"], kind="stable")
+    rows = [
+        (
+            f"{row['region_1']} against {row['region_2']}",
+            count(row["n_participants"]),
+            number(row["difference"], 4),
+            interval(row["ci_low"], row["ci_high"], 4),
+            p_value(row["p"]),
+            p_value(row["p_min"]),
+            p_value(row["q"]),
+            row["conclusion"] or DASH,
+        )
+        for row in compared[:MAX_COMPARISONS].to_dict("records")
+    ]
+    return make_table(columns, rows, columns[1:7])
+
+
+def auditory_table(table: pd.DataFrame) -> Table:
+    """Return each participant's coverage of primary auditory cortex, and what was gained."""
+    kinds = charts.benefits(table)
+    columns = ["Participant", "Contacts in auditory cortex", "Distance of the nearest (mm)"]
+    for kind in kinds:
+        columns += [charts.BENEFITS[kind], f"CI ({kind})"]
+    rows = []
+    for row in table.to_dict("records"):
+        cells = [str(row["participant"]), count(row["n_auditory"])]
+        cells.append(number(row["distance_auditory"], 1))
+        for kind in kinds:
+            low, high = charts.benefit_interval(row, kind)
+            cells += [number(row[f"benefit_{kind}"]), interval(low, high)]
+        rows.append(cells)
+    return make_table(columns, rows, columns[1:])
