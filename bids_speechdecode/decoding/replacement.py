@@ -7,9 +7,11 @@ the mix, ``z + w_c (x_c' - x_c)``: the channels are mixed once, not once a chann
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from bids_speechdecode.decoding.contrastive import TIE, unit_vectors
 from bids_speechdecode.decoding.encoder import ConvEncoder, Encoder, WithHead
@@ -143,7 +145,8 @@ def _output_basis(encoder: Encoder, dimension: int) -> torch.Tensor | None:
 def _reach(encoder: Encoder) -> torch.Tensor | None:
     """Return vectors that span the outputs of an encoder, shape (d, n); None if unknown."""
     if isinstance(encoder, ConvEncoder):
-        last = encoder.output[-1]
+        last = cast(nn.Conv1d, encoder.output[-1])
+        assert last.bias is not None
         return torch.cat([last.weight[:, :, 0], last.bias[:, None]], dim=1)
     if isinstance(encoder, WithHead):
         inner = _reach(encoder.encoder)
