@@ -204,7 +204,7 @@ def describe(
 def in_analysis_space(contacts: pd.DataFrame) -> pd.DataFrame:
     """Return the contacts that have a position in MNI152."""
     is_known = np.isfinite(contacts[["x", "y", "z"]].to_numpy(float)).all(axis=1)
-    return contacts[is_known & (contacts["space"] == ANALYSIS_SPACE)]
+    return contacts.loc[is_known & (contacts["space"] == ANALYSIS_SPACE)]
 
 
 def _file_name(participant: str, task: str) -> str:

@@ -1,0 +1,58 @@
+"""The table of an atlas's labels, so that the group tables can be read without the atlas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from bids_speechdecode.anatomy.atlas import Atlas
+from bids_speechdecode.bids.derivatives import Derivatives, signature, write_sidecar, write_tsv
+
+VERSION = 1
+
+_COLUMNS = {
+    "index": "Value of the label in the atlas's image",
+    "name": "Name that no other label has",
+    "label": "Name in the tables of contributions, where the hemisphere stands beside it",
+    "hemisphere": "L, R or B (both)",
+    "structure": "What the label is part of; n/a where unknown",
+}
+
+
+def dseg_table(atlas: Atlas) -> pd.DataFrame:
+    """Return one row per label: index, name, label, hemisphere, structure.
+
+    BIDS wants a name for each index; left and right of one parcel are told apart by "L_" and
+    "R_" before it.
+    """
+    table = atlas.labels.sort_values("index").reset_index(drop=True)
+    label = table["name"].astype(str)
+    side = table["hemisphere"].astype(str)
+    name = label.where(~label.duplicated(keep=False), side + "_" + label)
+    structure = table["structure"].replace("", None)
+    return pd.DataFrame(
+        {
+            "index": table["index"].astype(int),
+            "name": name,
+            "label": label,
+            "hemisphere": side,
+            "structure": structure,
+        },
+        columns=list(_COLUMNS),
+    )
+
+
+def write_dseg(out: Derivatives, atlas: Atlas) -> Path:
+    """Write the table of labels with its sidecar; return its path."""
+    path, table = out.atlas_path(atlas.name), dseg_table(atlas)
+    write_tsv(path, table)
+    write_sidecar(
+        path,
+        step="group",
+        signature=signature("dseg", VERSION, table.to_csv(index=False), [atlas.name]),
+        Atlas=atlas.name,
+        Space=atlas.space,
+        Columns=_COLUMNS,
+    )
+    return path
