@@ -169,10 +169,9 @@ def _fixture_recording(label: str, task: str, hostile: str) -> dict[str, object]
     }
 
 
-def _fixture_signals(folder: Path, labels: list[str], hostile: str) -> None:
-    """Write channels, spectra and electrodes of every recording."""
+def _fixture_signals(folder: Path, labels: list[str]) -> None:
+    """Write the spectra of every recording."""
     rng = np.random.default_rng(1)
-    names = [f"{shaft}{i}" for shaft in "ABCD" for i in range(1, 10)] + [f"X{hostile}", "ECG1"]
     frequency = np.linspace(0, 512, 1025)
     before = 1e-10 / (0.5 + frequency) ** 1.6 + 4e-13 * np.exp(-((frequency - 50) ** 2) / 0.5)
     after = np.where(frequency < 20, 4 / (0.3 + frequency) ** 1.4, np.nan)
@@ -180,27 +179,46 @@ def _fixture_signals(folder: Path, labels: list[str], hostile: str) -> None:
         noise = np.exp(0.12 * rng.standard_normal((2, len(frequency))))
         spectra = {"frequency": frequency, "before": before * noise[0], "after": after * noise[1]}
         _write_tsv(folder / f"{label}_desc-preproc_spectra.tsv", pd.DataFrame(spectra))
-        channels = [
-            {
-                "name": name,
-                "type": "ECG" if name == "ECG1" else "SEEG",
-                "units": "µV",
-                "kept": "false" if name in ("ECG1", names[-2], "B3") else "true",
-                "reason": "type ECG" if name == "ECG1" else f"bad: noisy {hostile}",
-            }
-            for name in names
-        ]
-        _write_tsv(folder / f"{label}_desc-selected_channels.tsv", channels)
-    electrodes = [
-        {
-            "name": name,
-            "x": (-1) ** ord(name[0]) * (30 + 3.5 * int(name[1])),
-            "y": -10 - 12 * (ord(name[0]) - 65),
-            "z": 5 + 4 * (ord(name[0]) - 65),
-        }
-        for name in names[:36]
-    ]
-    _write_tsv(folder / f"{labels[0][:6]}_space-MNI152NLin2009aSym_electrodes.tsv", electrodes)
+
+
+REGIONS = ("superiortemporal", "middletemporal", "insula", None)
+
+
+def _fixture_electrodes(folder: Path, name: str) -> None:
+    """Write where 36 contacts on four shafts lie, why each was kept, and what it contributes."""
+    rng = np.random.default_rng(int(name[-2:]))
+    names = [f"{shaft}{i}" for shaft in "ABCD" for i in range(1, 10)] + [f"X{HOSTILE}", "ECG1"]
+    names[0] = f"A1{HOSTILE}"  # a kept contact: it enters figures and the view
+    rows = []
+    for i, contact in enumerate(names):
+        shaft, along = contact[0], i % 9
+        side = -1 if shaft in "AC" else 1
+        here = {"x": side * (30.0 + 3.5 * along), "y": -10.0 - 8 * (i // 9), "z": 5.0 + i // 9}
+        row = {"name": contact, "type": "SEEG", "units": "n/a", "low_cutoff": np.nan}
+        row |= {"high_cutoff": np.nan, "kept": "true", "reason": "within the regions chosen"}
+        row |= {"good_fraction": 0.98, "group": shaft, **here, "space": "MNI152"}
+        row |= {"source_space": "MNI152NLin2009aSym", "label": REGIONS[along // 3 if along else 3]}
+        row |= {"hemisphere": "L" if side < 0 else "R", "distance": 1.5, "tissue": "grey matter"}
+        rows.append(row)
+    rows[2] |= {"kept": "false", "reason": f"bad: noisy {HOSTILE}"}
+    rows[-2] |= {"kept": "false", "reason": "no position", "label": None, "x": np.nan}
+    rows[-1] |= {"type": "ECG", "kept": "false", "reason": "type ECG", "label": None, "x": np.nan}
+    table = pd.DataFrame(rows)
+    _write_tsv(folder / f"{name}_task-audiobook_desc-selected_channels.tsv", table)
+    notes = {"Notes": [f"2 contacts lie outside the brain: A9, {HOSTILE}"]}
+    _write_json(folder / f"{name}_task-audiobook_desc-selected_channels.json", notes)
+    found = table[table["kept"] == "true"].drop(columns=["kept", "reason", "good_fraction"])
+    peak = found["group"].eq("A") & found["x"].between(-55, -40)
+    value = 0.03 * peak + rng.normal(0, 0.003, len(found))
+    found = found.assign(contribution=value, ci_low=value - 0.006, ci_high=value + 0.006)
+    found = found.assign(p=0.4, p_min=0.001, q=np.where(peak, 0.004, 0.6), rank_alone=0.45)
+    found = found.assign(alone_ci_low=0.41, alone_ci_high=0.49, shaft_contribution=0.05)
+    found = found.assign(shaft_ci_low=0.03, shaft_ci_high=0.07, shaft_p=0.001, shaft_q=0.002)
+    found = found.assign(integrated_gradient=0.03, redundancy=0.01, nearest_neighbour_r=0.8)
+    _write_tsv(folder / f"{name}_task-audiobook_desc-contrib_channels.tsv", found)
+    sidecar = {"Model": "finetuned", "MeanRank": 0.17, "NWindows": 240, "NBlocks": 24}
+    sidecar |= {"Repeats": 50, "Notes": ["neighbours share signal: read shafts, not contacts"]}
+    _write_json(folder / f"{name}_task-audiobook_desc-contrib_channels.json", sidecar)
 
 
 def _fixture_log(folder: Path, hostile: str) -> Path:
@@ -236,7 +254,9 @@ def write_fixture_participant(
     _write_json(folder / f"{name}_desc-plan_windows.json", {**plan, "left_out": left_out})
     _fixture_scores(folder, name, shift, few)
     _fixture_histories(folder, name)
-    _fixture_signals(folder, labels, HOSTILE)
+    _fixture_signals(folder, labels)
+    if not few:
+        _fixture_electrodes(folder, name)
     return _fixture_log(root / name / "log" / "20260101T100000000", HOSTILE)
 
 
@@ -268,6 +288,45 @@ def write_fixture_group(root: Path, n: int = 3, few: bool = False) -> None:
         low_high = {"ci_low": mean.iloc[:, -1] - 0.05, "ci_high": mean.iloc[:, -1] + 0.05}
         table = mean.assign(**low_high, **p, conclusion=verdict)
         _write_tsv(root / f"group_task-audiobook_desc-{kind}_scores.tsv", table)
+    if not few:
+        _fixture_group_electrodes(root, n)
+
+
+def _fixture_group_electrodes(root: Path, n: int) -> None:
+    """Write the group's tables of contributions, with one region seen in too few participants."""
+    contacts = []
+    for i in range(1, n + 1):
+        path = root / f"sub-{i:02}/ieeg/sub-{i:02}_task-audiobook_desc-contrib_channels.tsv"
+        table = pd.read_csv(path, sep="\t", na_values="n/a").drop(columns=["q"])
+        contacts.append(table.assign(participant=f"sub-{i:02}"))
+    everything = pd.concat(contacts)
+    keys = ["label", "hemisphere"]
+    own = everything.groupby(["participant", *keys])["contribution"].agg(["mean", "size"])
+    own = own.rename(columns={"size": "n_contacts"}).reset_index()
+    parcels = own.groupby(keys).agg(mean=("mean", "mean"), n_contacts=("n_contacts", "sum"))
+    parcels = parcels.reset_index().assign(n_participants=n, coverage=1.0)
+    tests = {"ci_low": parcels["mean"] - 0.01, "ci_high": parcels["mean"] + 0.01, "p": 0.03}
+    parcels = parcels.assign(**tests, p_min=1 / 2**n, q=0.06, conclusion="no evidence")
+    parcels.loc[0, ["ci_low", "ci_high", "p", "p_min", "q"]] = np.nan
+    parcels.loc[0, "conclusion"] = "seen in 1 of 3 participants: not tested"
+    pair = {"region_1": "insula", "region_2": "superiortemporal", "n_participants": n}
+    pair |= {"difference": -0.01, "ci_low": -0.02, "ci_high": 0.001, "p": 0.07, "p_min": 0.001}
+    auditory = {
+        "participant": [f"sub-{i:02}" for i in range(1, n + 1)],
+        "n_auditory": np.arange(n),
+        "distance_auditory": 12.0 - 3 * np.arange(n),
+        "benefit_pretraining": 0.05 + 0.02 * np.arange(n),
+    }
+    sidecar = {"Model": "finetuned", "Notes": [f"{n} of {len(everything)} have no label"]}
+    for desc, table in (
+        ("contacts", everything),
+        ("parcels", parcels),
+        ("parcelsByParticipant", own),
+        ("regions", pd.DataFrame([pair | {"q": 0.1, "conclusion": "no difference shown"}])),
+        ("auditory", pd.DataFrame(auditory)),
+    ):
+        _write_tsv(root / f"group_task-audiobook_desc-{desc}_contributions.tsv", table)
+        _write_json(root / f"group_task-audiobook_desc-{desc}_contributions.json", sidecar)
 
 
 # ------------------------------------------------------------------------------------ helpers
@@ -285,11 +344,16 @@ class _Page(html.parser.HTMLParser):
         self.links: list[str] = []
         self.tags: list[str] = []
         self.open: list[str] = []
+        self.inner: list[str] = []  # pages inside the page
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        if tag == "iframe":
+            given = dict(attrs)
+            assert given["sandbox"] == "allow-scripts"  # an origin of its own, and no more rights
+            self.inner.append(given["srcdoc"] or "")
         for name, value in attrs:
             if name == "id":
                 self.ids.append(value or "")
@@ -342,10 +406,16 @@ def test_page_is_well_formed_and_needs_no_network(tree: Path, name: str) -> None
     text = (tree / name).read_text(encoding="utf-8")
     parsed = _Page(text)
     assert parsed.open == []
-    assert all(target.startswith("#") for target in parsed.loaded), parsed.loaded
-    assert not {"link", "iframe", "object", "embed", "img", "base"} & set(parsed.tags)
-    assert "@import" not in text
-    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
+    assert all(t.startswith(("#", "data:image/png;")) for t in parsed.loaded)
+    assert not {"link", "object", "embed", "img", "base"} & set(parsed.tags)
+    without_view = re.sub(r"<iframe.*?</iframe>", "", text, flags=re.S)
+    assert "@import" not in without_view
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", without_view))
+    assert len(parsed.inner) == 1  # the view is megabytes: once per report
+    view = _Page(parsed.inner[0])
+    assert view.loaded == []
+    assert "default-src 'none'" in parsed.inner[0]
+    assert HOSTILE not in parsed.inner[0]
 
 
 @pytest.mark.parametrize("name", ["sub-01.html", "group.html"])
@@ -363,13 +433,21 @@ def test_identifiers_are_unique_and_inner_links_lead_somewhere(tree: Path, name:
 def test_all_sections_exist_and_are_in_the_menu(page: str, group_page: str) -> None:
     # Issue 2, point 12, lists what a report must show.
     wanted = ["summary", "conditions", "contrasts", "ranks", "data", "alignment", "spectra"]
-    wanted += ["training", "electrodes", "methods", "provenance", "messages"]
+    wanted += ["training", "electrodes", "contributions", "methods", "provenance", "messages"]
     parsed = _Page(page)
     for section in wanted:
         assert section in parsed.ids
         assert f"#{section}" in parsed.links
     assert 'class="missing"' not in page
-    for section in ["summary", "participants", "conditions", "contrasts", "left-out", "methods"]:
+    for section in [
+        "summary",
+        "participants",
+        "conditions",
+        "contrasts",
+        "electrodes",
+        "left-out",
+        "methods",
+    ]:
         assert section in _Page(group_page).ids
 
 
@@ -396,8 +474,10 @@ def test_hostile_text_in_a_figure_is_drawn_literally() -> None:
 def test_figures_are_saved_beside_the_report(tree: Path) -> None:
     # Authors take figures out of the folder, not out of the page.
     saved = sorted(path.stem for path in (tree / "sub-01" / "figures").glob("*.svg"))
-    names = ["alignment", "conditions", "electrodes", "nulls", "ranks", "spectra", "training"]
-    assert saved == [f"sub-01_desc-{name}" for name in names]
+    names = ["alignment", "conditions", "nulls", "ranks", "spectra", "training"]
+    brains = ["contributions", "regions", "selection", "shafts"]
+    expected = [f"sub-01_desc-{name}" for name in names]
+    assert saved == expected + [f"sub-01_task-audiobook_desc-{name}" for name in brains]
     for path in (tree / "sub-01" / "figures").glob("*.svg"):
         assert "simulated data" in path.read_text()
         ET.parse(path)  # a stand-alone file must be valid XML
@@ -410,6 +490,19 @@ def test_summary_names_the_best_condition_with_its_interval(page: str) -> None:
     assert "relative rank 0.170 on average (95% CI 0.136 to 0.207; chance 0.500" in text
     assert "p &lt; 0.001 against time-shifted pairing" in text
     assert "0.110 lower (better) than with the task data alone" in text
+
+
+def test_electrodes_are_told_in_tables(page: str, group_page: str) -> None:
+    # Whoever cannot see the pictures, or their colours, needs the same in numbers and words.
+    text = _text(page)
+    assert "to the model “Pretrained + finetuned”, whose mean relative rank is 0.170 on 240" in text
+    assert "neighbours share signal: read shafts, not contacts" in text
+    first = re.search(r'by contribution, the highest first.*?<th scope="row">(A\d)</th>', text)
+    assert first
+    assert "middletemporal L" in text
+    assert "outside the atlas" in text
+    assert "seen in 1 of 3 participants: not tested" in _text(group_page)
+    assert "insula against superiortemporal" in _text(group_page)
 
 
 def test_simulated_data_say_so(tree: Path, page: str, group_page: str, tmp_path: Path) -> None:
@@ -427,6 +520,8 @@ def test_missing_pieces_are_named_with_the_step_that_makes_them(tmp_path: Path) 
     for words, step in (
         ("plan of recordings and windows", "preprocess"),
         ("power spectra", "preprocess"),
+        ("table of selected channels", "select"),
+        ("table of contributions", "contributions"),
         ("training history", "finetune"),
         ("scores of conditions", "evaluate"),
         ("null distributions", "evaluate"),
@@ -437,6 +532,7 @@ def test_missing_pieces_are_named_with_the_step_that_makes_them(tmp_path: Path) 
     assert _Page(text).open == []
     group = write_group_report(tmp_path, command="x").read_text()
     assert "No group table of conditions found" in group
+    assert "No group table of contributions found" in group
     assert "sub-07" in group
 
 
@@ -493,7 +589,7 @@ def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
         write_group_report(tmp_path, command=COMMAND)
         files = [*tmp_path.rglob("*.html"), *tmp_path.rglob("*.svg")]
         written.append({path: path.read_bytes() for path in files})
-    assert len(written[0]) == 2 + 7 + 2
+    assert len(written[0]) == 2 + 6 + 2
     assert written[0] == written[1]
 
 

@@ -117,8 +117,8 @@ def read_described(path: Path, table: pd.DataFrame, columns: list[str]) -> Descr
     for name in set(columns) - words:
         table[name] = pd.to_numeric(table[name], errors="coerce")
     for name in words & set(table.columns):
-        table[name] = table[name].astype(object).where(table[name].notna(), None)
-        table[name] = table[name].map(lambda word: word if word is None else str(word))
+        as_text = [None if pd.isna(word) else str(word) for word in table[name]]
+        table[name] = pd.Series(as_text, index=table.index, dtype=object)
     if "kept" in columns:
         table["kept"] = table["kept"].map(lambda word: str(word).lower() == "true").astype(bool)
     return Described(table, read_object(path.with_suffix(".json")))
