@@ -39,6 +39,7 @@ from bids_speechdecode.errors import (
 )
 from bids_speechdecode.progress import Progress
 from bids_speechdecode.steps.context import WORK, Context
+from bids_speechdecode.steps.contribute import contribute
 from bids_speechdecode.steps.evaluate import evaluate
 from bids_speechdecode.steps.features import compute_features
 from bids_speechdecode.steps.finetune import finetune
@@ -52,10 +53,12 @@ from bids_speechdecode.steps.record import (
     read_left_out,
     show_plan,
     show_recordings,
+    show_selection,
     start_log,
     write_plan,
 )
 from bids_speechdecode.steps.report import report_participant, show_participant
+from bids_speechdecode.steps.select import foresee, require_selected, select
 
 log = logging.getLogger(__name__)
 
@@ -201,6 +204,10 @@ def _first_plan(
     plan = _plan(dataset, participant, recordings, request, config, known)
     if request.dry_run:
         click.echo(show_plan(plan, config))
+    if "select" in request.steps and not request.reports_only:
+        located, chosen = foresee(plan, config)
+        if request.dry_run:
+            click.echo(show_selection(located, chosen, config))
     return plan
 
 
@@ -236,6 +243,7 @@ def _run_steps(
 ) -> None:
     plan = on_main(lambda: _prepare(dataset, request, context))
     context = replace(context, plan=plan)
+    on_main(lambda: _select(request, context))
     if "pretrain" in request.steps and context.plan.select(PRETRAIN):
         pretrain(context)
     if "finetune" in request.steps:
@@ -243,9 +251,18 @@ def _run_steps(
     on_main(lambda: _conclude(request, context, command, log_dir))
 
 
+def _select(request: Request, context: Context) -> None:
+    if "select" in request.steps:
+        select(context)
+    elif set(request.steps) & {"pretrain", "finetune", "evaluate", "contributions"}:
+        require_selected(context)
+
+
 def _conclude(request: Request, context: Context, command: str, log_dir: Path | None) -> None:
     if "evaluate" in request.steps:
         evaluate(context)
+    if "contributions" in request.steps:
+        contribute(context)
     if "report" in request.steps:
         report_participant(context, command, log_dir)
         click.echo(show_participant(context))
@@ -332,7 +349,7 @@ def _make_signals_and_targets(request: Request, context: Context) -> dict[str, D
                 if request.stop_on_first_crash:
                     raise
                 errors[planned.label] = error
-    elif set(request.steps) & {"pretrain", "finetune", "evaluate"}:
+    elif set(request.steps) - {"features", "report"}:
         require_preprocessed(context)
     if errors:
         return errors

