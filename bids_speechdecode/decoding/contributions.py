@@ -43,8 +43,8 @@ from bids_speechdecode.errors import DataError
 _ALONE_SHARE = 4
 # A step along the path goes forward and back: it takes about as long as three windows.
 _COST_OF_STEP = 3
-# An error of the path integral above this share of the score is stated.
-_COARSE = 0.05
+# A path integral with a larger error, relative to the score, is not shared out.
+_COARSE = 0.1
 
 COLUMNS = {
     "contribution": "Loss of mean relative rank when the electrode's signal is replaced by its "
@@ -396,9 +396,10 @@ def _false_discovery_rates(p: Sequence[float]) -> np.ndarray:
 
 
 def _shares(integrals: PathIntegrals, score: Estimate) -> np.ndarray:
-    """Return each electrode's share of the path integral; NaN where the whole may be nothing."""
+    """Return each electrode's share of the path integral; NaN where the whole is not known."""
     means = integrals.by_electrode.mean(axis=0)
-    return means / means.sum() if _is_positive(score) else np.full(len(means), np.nan)
+    known = _is_positive(score) and integrals.error <= _COARSE
+    return means / means.sum() if known else np.full(len(means), np.nan)
 
 
 def _is_positive(score: Estimate) -> bool:
@@ -456,9 +457,10 @@ def _limits(
         )
     if not _is_positive(score):
         notes.append("The mean score may be zero: integrated gradients have no share of it.")
-    if integrals.error > _COARSE:
+    elif integrals.error > _COARSE:
         notes.append(
-            f"The path integrals miss {integrals.error:.0%} of the score: take more steps."
+            f"The path integrals miss {integrals.error:.0%} of the score and are not shared out: "
+            "take more steps."
         )
     return notes
 
