@@ -180,7 +180,8 @@ class EvaluationConfig:
 class ContributionConfig:
     """Which electrodes carry the result."""
 
-    model: Literal["best", "finetuned", "frozen", "taskonly", "linear"] = "best"  # best: on validation
+    # Of "best", the validation rank decides.
+    model: Literal["best", "finetuned", "frozen", "taskonly", "linear"] = "best"
     draws: Count = 1000  # replaced windows behind each electrode's loss of rank, at least
     n_permutations: Count = 10000
     ig_steps: Count = 16  # of the path of integrated gradients

@@ -103,7 +103,6 @@ ELSEWHERE = {
     "Occipital_Inf L -36 -78 -8": "fusiform",
     "Parietal_Inf L -43 -46 47": "superiorparietal",
     "Paracentral_Lobule R 7 -32 68": "precentral",
-    "Temporal_Sup L -53 -21 7": "transversetemporal",
     "Temporal_Pole_Mid R 44 15 -32": "superiortemporal",
     "L_Heschl L -30 -29 10": "insula",
     "L_posterior_ITG L -42 -54 -10": "fusiform",

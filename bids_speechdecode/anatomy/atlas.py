@@ -41,6 +41,10 @@ SPEECH_ROI = (
 )
 
 COLUMNS = ("label", "hemisphere", "probability", "nearest_label", "distance", "tissue")
+# Labels whose voxels are equally near, to this many mm, are told apart by their share of the ball:
+# else the rounding of a transform would decide.
+_TIE = 0.1
+_N_TIED = 8
 _CHUNK = 1024  # contacts at once, so that a large ball does not need much memory
 
 
@@ -173,12 +177,13 @@ def label_contacts(
         probability : the share of the voxels of the ball, labelled or not, that have the
         contact's label; NaN without a label.
         nearest_label : at any distance.
-        distance : mm to the nearest voxel centre of `nearest_label`; 0 inside it.
+        distance : mm to the nearest labelled voxel's centre, which is of `nearest_label` or as
+        near to within 0.1 mm; 0 inside.
         tissue : see `tissue.TISSUES`; None where there is no map of it.
     """
     positions_mm = np.asarray(positions_mm, dtype=float).reshape(-1, 3)
     known = np.isfinite(positions_mm).all(axis=1)
-    nearest, distance = _nearest(positions_mm, known, atlas)
+    nearest, distance = _nearest(positions_mm, known, atlas, ball_radius)
     inside = nearest.where(known & (distance <= max_distance), 0)
     share = _share_in_ball(positions_mm, inside.to_numpy(), atlas, ball_radius)
     names = atlas.labels.set_index("index")["name"]
@@ -196,17 +201,35 @@ def label_contacts(
 
 
 def _nearest(
-    positions_mm: np.ndarray, known: np.ndarray, atlas: Atlas
+    positions_mm: np.ndarray, known: np.ndarray, atlas: Atlas, ball_radius: float
 ) -> tuple[pd.Series, np.ndarray]:
     """Return the index of the label at or nearest to each position (0 unknown), and its mm."""
     found = voxel_values(atlas.data, atlas.affine, positions_mm).astype(int)
     distance = np.where(known, 0.0, np.nan)
-    away = known & (found == 0)
-    if away.any():
+    away = np.flatnonzero(known & (found == 0))
+    if len(away):
         tree, indices = atlas.surface_tree
-        distance[away], voxel = tree.query(positions_mm[away])
-        found[away] = indices[voxel]
+        reach, voxels = tree.query(positions_mm[away], k=range(1, 1 + min(_N_TIED, tree.n)))
+        candidates = np.where(reach <= reach[:, :1] + _TIE, indices[voxels], 0)
+        found[away] = _likeliest(positions_mm[away], candidates, atlas, ball_radius)
+        distance[away] = reach[:, 0]
     return pd.Series(found), distance
+
+
+def _likeliest(
+    positions_mm: np.ndarray, candidates: np.ndarray, atlas: Atlas, ball_radius: float
+) -> np.ndarray:
+    """Return of equally near labels, shape (n, k), the one with the largest share of the ball."""
+    chosen = candidates[:, 0].copy()
+    tied = np.flatnonzero(((candidates != chosen[:, None]) & (candidates > 0)).any(axis=1))
+    ordered = np.sort(candidates[tied], axis=1)  # so that a further tie has one answer as well
+    shares = [
+        _share_in_ball(positions_mm[tied], column, atlas, ball_radius) for column in ordered.T
+    ]
+    if len(tied):
+        best = np.argmax(np.where(ordered.T > 0, shares, -1), axis=0)
+        chosen[tied] = ordered[np.arange(len(tied)), best]
+    return chosen
 
 
 def _names(indices: pd.Series, names: pd.Series) -> pd.Series:

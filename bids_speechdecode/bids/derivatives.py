@@ -68,16 +68,26 @@ _IGNORED = (
     "**/*_features.*",
     "features",
 )
-_CONDITIONS = ("backward", "linear", "taskonly", "zeroshot", "frozen", "finetuned", "pretrained")
+_CONDITIONS = (
+    "backward",
+    "linear",
+    "projection",
+    "taskonly",
+    "zeroshot",
+    "frozen",
+    "finetuned",
+    "pretrained",
+)
 _DESCRIPTIONS = {
     "preproc": "cleaned, decimated and robustly scaled signal",
-    "selected": "every channel: kept or dropped, and why",
+    "selected": "every channel: kept or dropped, why, and where it lies",
     "plan": "which recordings, channels and windows are used, and what is left out",
     "conditions": "retrieval ranks of every condition on the held-out windows",
     "contrasts": "paired differences of rank between conditions",
     "backward": "time-lagged ridge from brain to audio",
     "linear": "linear encoder, trained on the task only",
     "taskonly": "convolutional encoder with the same head and budget, trained on the task only",
+    "projection": "as taskonly, without the spatial attention that the others have",
     "zeroshot": "pretrained encoder without finetuning",
     "frozen": "pretrained encoder, only the head finetuned",
     "finetuned": "pretrained encoder, all of it finetuned",

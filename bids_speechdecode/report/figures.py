@@ -26,6 +26,7 @@ BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#6B6B6B"
 CONDITION_TO_LABEL = {
     "backward": "Backward ridge",
     "linear": "Linear encoder",
+    "projection": "Task only, plain projection",
     "taskonly": "Task only",
     "zeroshot": "Zero-shot",
     "frozen": "Finetuned, frozen encoder",
@@ -35,6 +36,7 @@ CONDITION_TO_LABEL = {
 CONDITION_TO_COLOR = {
     "backward": BLACK,
     "linear": ORANGE,
+    "projection": GREY,
     "taskonly": SKY,
     "zeroshot": PURPLE,
     "frozen": GREEN,
@@ -44,6 +46,7 @@ CONDITION_TO_COLOR = {
 CONDITION_TO_MARKER = {
     "backward": "s",
     "linear": "^",
+    "projection": "d",
     "taskonly": "D",
     "zeroshot": "v",
     "frozen": "P",

@@ -16,6 +16,7 @@ from bids_speechdecode.steps.plan import ParticipantPlan, PlannedRecording
 LINEAR, TASK_ONLY, FROZEN, FINETUNED = "linear", "taskonly", "frozen", "finetuned"
 WORK = ".work"  # folder of checkpoints in the output, unless the user names another
 BACKWARD, ZERO_SHOT, PRETRAINED = "backward", "zeroshot", "pretrained"
+PROJECTION = "projection"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from bids_speechdecode.steps.context import (
     FROZEN,
     LINEAR,
     PRETRAINED,
+    PROJECTION,
     TASK_ONLY,
     ZERO_SHOT,
     Context,
@@ -43,6 +44,7 @@ CONTRASTS = (
     (FINETUNED, LINEAR),
     (FINETUNED, BACKWARD),
     (TASK_ONLY, BACKWARD),
+    (TASK_ONLY, PROJECTION),
 )
 
 RANK_COLUMNS = {

@@ -2,7 +2,8 @@
 
 ``backward``, ``linear`` and ``taskonly`` never see the ambient recordings; ``frozen`` and
 ``finetuned`` start from the pretrained encoder. ``taskonly``, ``frozen`` and ``finetuned``
-have the same linear head and the same budget.
+have the same linear head and the same budget. With spatial attention, ``projection`` is
+``taskonly`` without it: what the attention brings is the difference.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from bids_speechdecode.steps.context import (
     FROZEN,
     LINEAR,
     PRETRAINED,
+    PROJECTION,
     TASK_ONLY,
     Context,
     other_settings,
@@ -39,13 +41,18 @@ from bids_speechdecode.steps.models import (
     read_scaler,
 )
 from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN
-from bids_speechdecode.steps.pretrain import new_encoder, pretraining_signature
+from bids_speechdecode.steps.pretrain import (
+    encoder_settings,
+    new_encoder,
+    pretraining_signature,
+)
 
 
 def trained_conditions(context: Context) -> tuple[str, ...]:
     """Return the conditions that learn from the task, in the order of the report."""
     pretrained = (FROZEN, FINETUNED) if context.plan.select(PRETRAIN) else ()
-    return (BACKWARD, LINEAR, TASK_ONLY, *pretrained)
+    by_place = context.config.encoder.spatial == "attention"
+    return (BACKWARD, LINEAR, *((PROJECTION,) if by_place else ()), TASK_ONLY, *pretrained)
 
 
 def finetune(context: Context) -> None:
@@ -96,7 +103,7 @@ def _signature(context: Context, name: str) -> str:
         parents = (signature_of(load_path),) if load_path.exists() else ("absent",)
     settings = {
         "condition": name,
-        "encoder": asdict(context.config.encoder),
+        **encoder_settings(context),
         "training": asdict(context.config.finetune),
     }
     return model_signature(context, FINETUNE, settings, parents)
@@ -106,8 +113,8 @@ def _new_model(context: Context, name: str, training: LoadedWindows) -> Encoder:
     """Return what a condition starts from."""
     if name == LINEAR:
         return new_encoder(context, training, "linear")
-    if name == TASK_ONLY:
-        return new_encoder(context, training, head=True)
+    if name in (TASK_ONLY, PROJECTION):
+        return new_encoder(context, training, head=True, spatial=name != PROJECTION)
     return WithHead(load_model(context, PRETRAINED).encoder, training.targets.shape[-1])
 
 

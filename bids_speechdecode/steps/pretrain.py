@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Literal
-
-import numpy as np
+from typing import Any, Literal
 
 from bids_speechdecode.decoding.encoder import Encoder, EncoderSpec, build_encoder
 from bids_speechdecode.decoding.spatial import as_positions
+from bids_speechdecode.steps.channels import model_positions
 from bids_speechdecode.steps.context import PRETRAINED, Context
 from bids_speechdecode.steps.data import LoadedWindows, load_signal, load_windows
 from bids_speechdecode.steps.models import fit, is_current, model_signature
@@ -30,8 +29,16 @@ def pretrain(context: Context) -> None:
 def pretraining_signature(context: Context) -> str:
     """Return what the pretrained encoder depends on."""
     config = context.config
-    settings = {"encoder": asdict(config.encoder), "training": asdict(config.pretrain)}
+    settings = {**encoder_settings(context), "training": asdict(config.pretrain)}
     return model_signature(context, PRETRAIN, settings)
+
+
+def encoder_settings(context: Context) -> dict[str, Any]:
+    """Return what an encoder depends on besides the data that it learns from."""
+    settings: dict[str, Any] = {"encoder": asdict(context.config.encoder)}
+    if context.config.encoder.spatial == "attention":
+        settings["positions"] = as_positions(model_positions(context))
+    return settings
 
 
 def new_encoder(
@@ -40,7 +47,7 @@ def new_encoder(
     kind: Literal["conv", "linear"] = "conv",
     *,
     head: bool = False,
-    positions: np.ndarray | None = None,
+    spatial: bool = True,
 ) -> Encoder:
     """Return an untrained encoder whose output has the shape of the targets.
 
@@ -52,9 +59,9 @@ def new_encoder(
     kind : {"conv", "linear"}
     head : bool
         Whether a linear head comes on top.
-    positions : array, shape (n_channels, 3), mm, optional
-        Of the channels of `loaded`, NaN where not localised. Spatial attention needs them; the
-        linear baseline never uses them.
+    spatial : bool
+        False leaves out the spatial attention that the settings ask for. The linear baseline
+        never has it.
 
     Raises
     ------
@@ -62,9 +69,7 @@ def new_encoder(
         If the settings ask for spatial attention and no channel has a position.
     """
     *n_frames, dimension = loaded.targets.shape[1:]
-    spatial = context.config.encoder.spatial if kind == "conv" else "none"
-    if spatial == "none":
-        positions = None
+    by_place = spatial and kind == "conv" and context.config.encoder.spatial == "attention"
     spec = EncoderSpec(
         kind,
         n_channels=loaded.signal.shape[1],
@@ -74,7 +79,7 @@ def new_encoder(
         preset=context.config.encoder.preset,
         dropout=context.config.encoder.dropout,
         head=dimension if head else None,
-        spatial=spatial,
-        positions_mm=None if positions is None else as_positions(positions),
+        spatial="attention" if by_place else "none",
+        positions_mm=as_positions(model_positions(context)) if by_place else None,
     )
     return build_encoder(spec, seed=context.config.run.seed)
