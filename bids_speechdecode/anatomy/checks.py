@@ -18,8 +18,7 @@ _OUTSIDE = 5.0  # mm out of the brain that brain shift and registration explain
 
 # LA1, LSTG 8, R-B2, left_hip1; a single letter before a number (L1) may be a shaft of that name.
 _LETTER = re.compile(r"^((?i:left|right)|[LR](?=[A-Z]|[-_. ]))")
-_LETTER_OR_NUMBER = re.compile(r"\d")  # LA1 is a contact of a left shaft; LABEL and REF are none
-_SHAFT = re.compile(r"^((?i:left|right)|[LR](?=[A-Z0-9]|[-_. ]))")
+_LETTER_OR_SHAFT = re.compile(r"^((?i:left|right)|[LR](?=[A-Z0-9]|[-_. ]))")
 _NUMBER = re.compile(r"\d")  # LA1 is a contact of a left shaft; LABEL and REF are none
 _SHAFT = re.compile(r"^[A-Za-z]+(?P<prime>['\u2019`]?)[-_ ]?\d")  # A1, A'1
 
