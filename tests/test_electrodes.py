@@ -72,6 +72,87 @@ def test_without_coordsystem_the_name_says_the_space(tmp_path):
     assert np.isnan(found.positions_mm).all()
 
 
+def grid(scale: float = 1.0, spacing: float = 10.0) -> str:
+    """Return a table of 16 contacts on a plane, `spacing` mm apart, in a unit of `scale` per mm."""
+    rows = [
+        f"G{4 * i + j + 1}\t{(-60 - j) * scale!r}\t{(spacing * i - 20) * scale!r}\t"
+        f"{(spacing * j + 5) * scale!r}"
+        for i in range(4)
+        for j in range(4)
+    ]
+    return "name\tx\ty\tz\n" + "\n".join(rows) + "\n"
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("mm", 1), ("cm", 0.1), ("m", 1e-3)])
+@pytest.mark.parametrize("spacing", [2.0, 3.5, 10.0])
+@pytest.mark.parametrize("system", [None, {"iEEGCoordinateSystem": "MNI152Lin"}])
+def test_a_unit_that_no_file_states_shows_in_the_spacing(tmp_path, unit, scale, spacing, system):
+    """Many old datasets have positions and no coordsystem; no two units fit the same contacts."""
+    file = write(tmp_path, grid(scale, spacing), system, "sub-01_space-MNI152Lin")
+    found = read_electrodes(file)
+    np.testing.assert_allclose(found.positions_mm[0], [-60, -20, 5])
+    assert found.space == "MNI152Lin"
+    assert any(f"taken for {unit}, in which neighbouring contacts" in n for n in found.notes)
+
+
+def test_a_unit_that_does_not_show_is_not_guessed(tmp_path):
+    """Three contacts, or contacts of a microgrid, could be in any unit."""
+    few = "\n".join(grid().splitlines()[:4]) + "\n"
+    for rows in (few, grid(spacing=0.03)):
+        found = read_electrodes(write(tmp_path, rows, None, "sub-01_space-ACPC"))
+        assert found.n_localised == 0
+        assert any("the spacing of the contacts does not show it" in n for n in found.notes)
+
+
+def test_what_no_file_says_is_said(tmp_path):
+    """Each of the two sources of a space, and neither."""
+    notes = read_electrodes(write(tmp_path, grid(), None, "sub-01_space-ACPC")).notes
+    assert notes[0] == "there is no coordsystem.json; the space is taken from the file's name: ACPC"
+    found = read_electrodes(write(tmp_path, grid(), {"iEEGCoordinateUnits": "mm"}))
+    assert found.space == ""
+    assert "names no iEEGCoordinateSystem, so the space" in found.notes[0]
+    assert found.n_localised == 16
+
+
+def test_repeated_and_missing_names(tmp_path):
+    """Which of two rows is meant nobody knows: the first is used and the user is told."""
+    rows = grid() + "G1\t1\t2\t3\nG2\t1\t2\t3\nn/a\t1\t2\t3\n"
+    system = {"iEEGCoordinateSystem": "ACPC", "iEEGCoordinateUnits": "mm"}
+    found = read_electrodes(write(tmp_path, rows, system))
+    assert len(found.names) == len(set(found.names)) == len(found.positions_mm) == 16
+    np.testing.assert_allclose(found.positions_mm[0], [-60, -20, 5])
+    assert found.notes == (
+        "1 of 19 rows have no name and are left out",
+        "2 rows repeat a name, the first is used: G1, G2",
+    )
+
+
+def test_zeros_that_stand_for_nothing(tmp_path):
+    """Several contacts at the origin are contacts that nobody localised."""
+    rows = grid() + "A1\t0\t0\t0\nA2\t0.0\t0\t0\n"
+    system = {"iEEGCoordinateSystem": "ACPC", "iEEGCoordinateUnits": "mm"}
+    found = read_electrodes(write(tmp_path, rows, system))
+    assert found.n_localised == 16
+    assert any("2 contacts are at exactly 0, 0, 0" in note for note in found.notes)
+    assert any("2 of 18 contacts are not localised" in note for note in found.notes)
+
+
+def test_positions_wider_than_a_head(tmp_path):
+    """Millimetres that are called cm reach less than a metre, and still no head is so wide."""
+    system = {"iEEGCoordinateSystem": "ACPC", "iEEGCoordinateUnits": "cm"}
+    found = read_electrodes(write(tmp_path, grid(spacing=12), system))
+    assert found.n_localised == 0
+    assert "360 mm apart" in found.notes[0]
+
+
+def test_hemispheres(tmp_path):
+    """The column is optional; what is neither left nor right is neither."""
+    rows = "name\tx\ty\tz\themisphere\nA\t1\t2\t3\tL\nB\t1\t2\t9\tright\nC\t4\t4\t4\tn/a\n"
+    system = {"iEEGCoordinateSystem": "ACPC", "iEEGCoordinateUnits": "mm"}
+    assert read_electrodes(write(tmp_path, rows, system)).hemispheres == ("L", "R", "")
+    assert read_electrodes(write(tmp_path, grid(), system)).hemispheres == ("",) * 16
+
+
 @pytest.mark.parametrize("rows", ["name\tx\ty\nA\t1\t2\n", ROWS.format("left", 2, 3)])
 def test_unreadable_tables_are_errors(tmp_path, rows):
     """A typo in a coordinate is named by its line, not turned into a missing contact."""

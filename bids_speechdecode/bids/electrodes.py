@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import spatial
 
 from bids_speechdecode.bids.dataset import ElectrodesFile
 from bids_speechdecode.bids.tables import list_some, read_json, read_tsv
@@ -186,6 +185,8 @@ def _infer_unit(values: np.ndarray) -> tuple[str, tuple[str, ...]]:
 
 def _median_spacing(values: np.ndarray) -> float:
     """Return the median distance to the nearest other contact; NaN for too few contacts."""
+    from scipy import spatial
+
     placed = np.unique(values[np.isfinite(values).all(axis=1)], axis=0)
     if len(placed) < _N_TO_INFER:
         return float("nan")
