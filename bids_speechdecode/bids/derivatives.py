@@ -57,8 +57,6 @@ _IGNORED = (
     "figures",
     "sub-*/log",
     "group_*",
-    "atlas-*_dseg.tsv",
-    "atlas-*_dseg.json",
     "**/*_embeddings.*",
     "**/*_scores.*",
     "**/*_model.*",

@@ -53,6 +53,6 @@ def write_dseg(out: Derivatives, atlas: Atlas) -> Path:
         signature=signature("dseg", VERSION, table.to_csv(index=False), [atlas.name]),
         Atlas=atlas.name,
         Space=atlas.space,
-        Columns=_COLUMNS,
+        **{name: {"Description": text} for name, text in _COLUMNS.items()},
     )
     return path
