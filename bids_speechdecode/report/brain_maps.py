@@ -31,6 +31,7 @@ from bids_speechdecode.report.brain import (
 from bids_speechdecode.report.figures import WIDTH
 
 SLICES = (-30, -15, 0, 15, 30, 45, 60)  # mm above the commissures, the same in every report
+TOP = 0.25  # inches above the first row, for the mark of simulated data
 HEADING: Any = {"fontsize": 9, "fontweight": "bold"}
 
 
@@ -111,11 +112,11 @@ def surface_maps(maps: Sequence[GroupMap]) -> Figure:
     mesh = load_fsaverage("fsaverage5")["inflated"].parts
     sulci = load_fsaverage_data("fsaverage5", mesh_type="inflated", data_type="sulcal").data.parts
     row_height = 2.05
-    height = row_height * len(maps) + 0.15
+    height = row_height * len(maps) + TOP
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     for row, group_map in enumerate(maps):
         assert group_map.surface is not None
-        bottom = (height - 0.15 - row_height * (row + 1)) / height
+        bottom = (height - TOP - row_height * (row + 1)) / height
         shade = _shade(group_map.name, float(np.nanmax(np.r_[0, *group_map.surface])))
         for column, (side, view) in enumerate(_SURFACE_VIEWS):
             place = (column / 4, bottom + 0.36 / height, 0.25, 1.5 / height)
@@ -163,10 +164,10 @@ def volume_maps(maps: Sequence[GroupMap]) -> Figure:
         With `volume`: a NIfTI file in MNI space; NaN where nothing was covered.
     """
     row_height = 1.9
-    height = row_height * len(maps) + 0.15
+    height = row_height * len(maps) + TOP
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     for row, group_map in enumerate(maps):
-        bottom = (height - 0.15 - row_height * (row + 1)) / height
+        bottom = (height - TOP - row_height * (row + 1)) / height
         shade, image = _volume(group_map)
         _draw_slices(figure, image, shade, (0.0, bottom + 0.52 / height, 1.0, 1.18 / height))
         figure.text(0.01, bottom + 1.88 / height, shade.title, va="top", **HEADING)

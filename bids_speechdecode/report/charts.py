@@ -33,6 +33,7 @@ MAX_REGIONS = 40  # rows of one figure: what fits a page
 MAX_SHAFTS = 28
 # An axis reaches to the first of these that holds its values, so that most reports share one.
 REACHES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+SLACK = 1.06  # room for a marker at the end of an axis
 HEMISPHERE_COLOR = {"L": BLUE, "R": VERMILION}
 DASHED = (0, (4, 3))
 
@@ -47,7 +48,7 @@ def reach(*values: Any) -> float:
     """
     every = np.abs(np.concatenate([np.asarray(v, dtype=float).ravel() for v in values]))
     highest = float(np.max(every[np.isfinite(every)], initial=0.0))
-    return next((end for end in REACHES if highest <= end), float(np.ceil(highest)))
+    return next((end for end in REACHES if highest <= SLACK * end), float(np.ceil(highest)))
 
 
 def limits(*values: Any) -> tuple[float, float]:
@@ -55,8 +56,8 @@ def limits(*values: Any) -> tuple[float, float]:
     end = reach(*values)
     every = np.concatenate([np.asarray(v, dtype=float).ravel() for v in values])
     lowest = float(np.min(every[np.isfinite(every)], initial=0.0))
-    below = next(part for part in (0.25, 0.5, 1.0) if lowest >= -part * end)
-    return -below * end * 1.02, end * 1.02
+    below = next(part for part in (0.25, 0.5, 1.0) if lowest >= -SLACK * part * end)
+    return -SLACK * below * end, SLACK * end
 
 
 def region_name(label: Any, hemisphere: Any) -> str:
@@ -231,7 +232,7 @@ def _draw_shaft(axes: Axes, shaft: str, along: pd.DataFrame) -> None:
     axes.set_title(plain(shaft), fontsize=8, pad=3)
     axes.set_title(_shaft_words(along.iloc[0]), loc="right", fontsize=7, fontweight="normal", pad=3)
     axes.set_xlim(along["number"].min() - 0.7, along["number"].max() + 0.7)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.tick_params(labelsize=7, pad=2)
 
 
@@ -323,7 +324,7 @@ def auditory_benefit(table: pd.DataFrame) -> Figure:
         benefit_<what>_ci_high (difference of mean relative rank; positive: better with it).
     """
     kinds = benefits(table)
-    figure = Figure(figsize=(WIDTH if len(kinds) > 1 else WIDTH * 0.62, 2.9), dpi=DPI)
+    figure = Figure(figsize=(WIDTH, 2.9), dpi=DPI)
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         axes.axhline(0, color=BLACK, linewidth=0.8, linestyle=DASHED, zorder=1)
         for row in table.to_dict("records"):

@@ -308,6 +308,8 @@ def _contribution_tables(table: pd.DataFrame) -> dict[str, Table]:
     ]
     numeric = [*columns[2:8], *columns[9:]]
     return {
-        "electrodes": make_table(columns, rows[:TOP], numeric),
+        "electrodes": make_table(
+            [*columns[:7], *columns[8:]], [(*row[:7], *row[8:]) for row in rows[:TOP]], numeric
+        ),
         "all_electrodes": make_table(columns, rows if len(rows) > TOP else [], numeric),
     }

@@ -55,7 +55,7 @@ def view_page(contacts: pd.DataFrame) -> str:
     view = view_markers(
         contacts[["x", "y", "z"]].to_numpy(dtype=float),
         marker_color=contribution_hex(contacts["contribution"]),
-        marker_size=np.where(significant, 8.0, 5.0),
+        marker_size=np.where(significant, 10.0, 6.0),
         marker_labels=[contact_words(row) for row in contacts.to_dict("records")],
     )
     page = re.sub(r"<link\b[^>]*>", "", view.html)  # its icon would come from the network
