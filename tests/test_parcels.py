@@ -104,6 +104,16 @@ def test_different_measures_are_not_averaged(tmp_path, key, value):
     assert "sub-02" in str(error.value)
 
 
+def test_the_target_is_what_it_means_not_how_it_was_computed(tmp_path):
+    # Another batch size is the same measure; another layer is not.
+    for label, size, layer in (("01", 8, 9), ("02", 4, 9), ("03", 8, 19)):
+        target = {"name": "wavlm", "layer": layer, "pooling": "mean", "batch_size": size}
+        make_participant(tmp_path, label, [0.1], sidecar={"Target": target})
+    assert len(read_contributions(tmp_path, ["01", "02"], "audiobook").participants) == 2
+    with pytest.raises(DataError, match="wavlm 19 mean: sub-03"):
+        read_contributions(tmp_path, ["01", "03"], "audiobook")
+
+
 def test_broken_tables_leave_out_their_participant_only(tmp_path):
     # One broken participant must not stop the others, and must not vanish silently either.
     out = make_participant(tmp_path, "01", [0.1])

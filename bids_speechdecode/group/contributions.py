@@ -34,6 +34,7 @@ _WORDS = ("space", "label", "hemisphere")
 _NEEDED = ("name", *_NUMBERS, *_WORDS)
 # What must be the same in all sidecars, where they say it.
 _SAME_FOR_ALL = ("Model", "Target", "Atlas", "Simulated")
+_OF_TARGET = ("name", "model", "layer", "pooling")  # not how it was computed, as in batches
 
 _COLUMNS = {
     "participant": "Whose electrode it is",
@@ -264,7 +265,7 @@ def _require_same_measure(facts: Mapping[str, Mapping[str, object]]) -> None:
         who: dict[str, list[str]] = {}
         for participant, sidecar in facts.items():
             if key in sidecar:
-                who.setdefault(str(sidecar[key]), []).append(participant)
+                who.setdefault(_in_words(sidecar[key]), []).append(participant)
         if len(who) > 1:
             raise DataError(
                 "The participants' contributions cannot be put together.",
@@ -274,6 +275,13 @@ def _require_same_measure(facts: Mapping[str, Mapping[str, object]]) -> None:
                 "(one named model instead of the best of each), or leave them out with "
                 "--exclude-participant-label",
             )
+
+
+def _in_words(value: object) -> str:
+    """Return what a sidecar says, as text; of the settings of a target, what makes it another."""
+    if isinstance(value, Mapping):
+        return " ".join(str(value[name]) for name in _OF_TARGET if name in value)
+    return str(value)
 
 
 def _fact(facts: Mapping[str, Mapping[str, object]], key: str) -> str:
