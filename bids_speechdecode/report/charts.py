@@ -32,7 +32,7 @@ from bids_speechdecode.report.figures import (
 MAX_REGIONS = 40  # rows of one figure: what fits a page
 MAX_SHAFTS = 28
 # An axis reaches to the first of these that holds its values, so that most reports share one.
-REACHES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+REACHES = (0.03, 0.06, 0.1, 0.2, 0.4, 1.0)
 SLACK = 1.06  # room for a marker at the end of an axis
 HEMISPHERE_COLOR = {"L": BLUE, "R": VERMILION}
 DASHED = (0, (4, 3))
@@ -44,7 +44,7 @@ def reach(*values: Any) -> float:
     Examples
     --------
     >>> reach([0.01, -0.03], [float("nan")])
-    0.05
+    0.03
     """
     every = np.abs(np.concatenate([np.asarray(v, dtype=float).ravel() for v in values]))
     highest = float(np.max(every[np.isfinite(every)], initial=0.0))
