@@ -122,6 +122,13 @@ def parse(level: str, bids_dir: Path, output_dir: Path, **given: Any) -> tuple[R
     """
     _check_level(level)
     _check_folders(bids_dir, given)
+    if given["compare_to"] is not None and level != "group":
+        raise UsageError(
+            "--compare-to is of the group level",
+            expected="group",
+            found=level,
+            fix="leave --compare-to out here and give it to the group level",
+        )
     labels = {
         field: read_labels(given[name], prefix, _spoken(name))
         for field, name, prefix in (
@@ -140,6 +147,7 @@ def parse(level: str, bids_dir: Path, output_dir: Path, **given: Any) -> tuple[R
         work_dir=given["work_dir"],
         filter_file=given["bids_filter_file"],
         database_dir=given["bids_database_dir"],
+        compare_to=given["compare_to"],
         stop_on_first_crash=given["stop_on_first_crash"],
         verbosity=given["verbose"],
     )

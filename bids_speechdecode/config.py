@@ -180,8 +180,8 @@ class EvaluationConfig:
 class ContributionConfig:
     """Which electrodes carry the result."""
 
-    # Of "best", the validation rank decides.
-    model: Literal["best", "finetuned", "frozen", "taskonly", "linear"] = "best"
+    # auto: finetuned, or taskonly without pretraining; the same for everybody, as a group needs
+    model: Literal["auto", "finetuned", "frozen", "taskonly", "linear"] = "auto"
     draws: Count = 1000  # replaced windows behind each electrode's loss of rank, at least
     n_permutations: Count = 10000
     ig_steps: Count = 16  # of the path of integrated gradients
@@ -232,6 +232,7 @@ class Request:
     work_dir: Path | None = None
     filter_file: Path | None = None
     database_dir: Path | None = None
+    compare_to: Path | None = None
     stop_on_first_crash: bool = False
     verbosity: int = 0
 

@@ -202,6 +202,12 @@ OPTIONS: tuple[Option, ...] = (
         "How channels enter the encoder: by name (none), or by position (attention).",
     ),
     _folder("--config", METHOD, "TOML file with any setting; what is typed wins.", "FILE"),
+    _folder(
+        "--compare-to",
+        ACTION,
+        "Group level: derivatives of the same participants made with another --target.",
+        "DIR",
+    ),
     _words("--steps", ACTION, f"Only some of {', '.join(STEPS)}. [default: all]", "STEP,..."),
     _switch("--reports-only", ACTION, "Only write the reports again, from what is there."),
     _switch(

@@ -43,7 +43,12 @@ from bids_speechdecode.steps.contribute import contribute
 from bids_speechdecode.steps.evaluate import evaluate
 from bids_speechdecode.steps.features import compute_features
 from bids_speechdecode.steps.finetune import finetune
-from bids_speechdecode.steps.group import report_group, show_group, summarise
+from bids_speechdecode.steps.group import (
+    map_contributions,
+    report_group,
+    show_group,
+    summarise,
+)
 from bids_speechdecode.steps.make_plan import plan_participant
 from bids_speechdecode.steps.plan import PRETRAIN, ParticipantPlan
 from bids_speechdecode.steps.preprocess import preprocess_recording, require_preprocessed
@@ -139,6 +144,7 @@ def run_group(
         return
     if not request.reports_only:
         summary = summarise(out, participants, config)
+        map_contributions(out, participants, config, request.compare_to)
         click.echo(show_group(summary))
     report_group(out, command)
 

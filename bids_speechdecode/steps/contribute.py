@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import read_table, signature, write_sidecar, write_tsv
+from bids_speechdecode.bids.derivatives import signature, write_sidecar, write_tsv
 from bids_speechdecode.decoding.contributions import COLUMNS, electrode_contributions
 from bids_speechdecode.steps.channels import kept_channels
 from bids_speechdecode.steps.context import (
     FINETUNED,
-    FROZEN,
-    LINEAR,
     TASK_ONLY,
     Context,
     signature_of,
@@ -26,7 +24,6 @@ from bids_speechdecode.steps.plan import FINETUNE
 from bids_speechdecode.steps.select import COLUMNS as SELECTED_COLUMNS
 
 VERSION = 1
-ENCODERS = (FINETUNED, FROZEN, TASK_ONLY, LINEAR)
 # What is known of an electrode before any decoding, taken over from the table of channels.
 ANATOMY = ("group", "x", "y", "z", "space", "label", "hemisphere", "distance")
 
@@ -88,17 +85,10 @@ def contributions_file(context: Context) -> Path:
 
 
 def chosen_model(context: Context) -> str:
-    """Return the encoder that is asked for, or the one with the best validation rank."""
-    trained = [name for name in ENCODERS if name in trained_conditions(context)]
+    """Return the encoder that is asked for; where it does not exist, the one of the task alone."""
     asked = context.config.contributions.model
-    if asked != "best":
-        return asked if asked in trained else TASK_ONLY
-    return min(trained, key=lambda name: _validation_rank(context, name))
-
-
-def _validation_rank(context: Context, name: str) -> float:
-    history = read_table(context.summary_file(name, "history", ".tsv"))
-    return float(history["val_rank"].min())
+    wanted = FINETUNED if asked == "auto" else asked
+    return wanted if wanted in trained_conditions(context) else TASK_ONLY
 
 
 def _signature(context: Context, name: str) -> str:

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from bids_speechdecode.anatomy.atlas import Atlas, load_atlas
 from bids_speechdecode.bids.derivatives import Derivatives
 from bids_speechdecode.config import Config
+from bids_speechdecode.errors import UsageError
+from bids_speechdecode.group.auditory import summarise_auditory, write_auditory
+from bids_speechdecode.group.contributions import (
+    Contributions,
+    list_contribution_tasks,
+    read_contributions,
+    write_contacts,
+)
+from bids_speechdecode.group.dseg import write_dseg
+from bids_speechdecode.group.maps import smooth_volume, write_volumes
+from bids_speechdecode.group.parcels import parcel_table, write_parcels
+from bids_speechdecode.group.regions import compare_regions, write_regions
 from bids_speechdecode.group.summary import GroupSummary, summarise_group, write_group
+from bids_speechdecode.group.surfaces import smooth_surface, write_surfaces
 from bids_speechdecode.report.console import format_ranks
 from bids_speechdecode.report.group import write_group_report
 
@@ -30,6 +45,68 @@ def summarise(out: Derivatives, participants: Sequence[str], config: Config) -> 
     for item in summary.left_out:
         log.warning("left out: %s: %s", item.what, item.why)
     return summary
+
+
+def map_contributions(
+    out: Derivatives, participants: Sequence[str], config: Config, other: Path | None
+) -> None:
+    """Write parcels, regions, maps and the table of auditory cortex, task by task.
+
+    Parameters
+    ----------
+    other : path, optional
+        Derivatives of the same participants made with another target.
+
+    Raises
+    ------
+    DataError
+        The participants' contributions are of different models, targets or atlases.
+    UsageError
+        Their atlas is another one than that of this command.
+    """
+    for task in list_contribution_tasks(out.root, participants):
+        found = read_contributions(out.root, participants, task)
+        for item in found.left_out:
+            log.warning("left out of the maps: %s: %s", item.what, item.why)
+        atlas = _same_atlas(found, config)
+        _write_tables(out, found, config, atlas, other)
+        _write_maps(out, found, atlas)
+        write_dseg(out, atlas)
+
+
+def _same_atlas(found: Contributions, config: Config) -> Atlas:
+    asked = " ".join(config.anatomy.atlas)
+    if found.atlas not in ("", asked):
+        raise UsageError(
+            "the participants were labelled with another atlas",
+            expected=f"--atlas {found.atlas}",
+            found=f"--atlas {asked}",
+            fix=f"run the group level with --atlas {found.atlas}, or the participants' step "
+            "select with the other one",
+        )
+    return load_atlas(config.anatomy.atlas)
+
+
+def _write_tables(
+    out: Derivatives, found: Contributions, config: Config, atlas: Atlas, other: Path | None
+) -> None:
+    settings = config.evaluation
+    rng = np.random.default_rng([config.run.seed, 8])
+    write_contacts(out, found)
+    write_parcels(out, found, parcel_table(found.contacts, settings, rng), settings)
+    write_regions(out, found, compare_regions(found.contacts, settings, rng), settings)
+    auditory = summarise_auditory(
+        out.root, found, settings, rng, atlas=atlas, other=other, condition=found.model
+    )
+    write_auditory(out, found, auditory, settings)
+
+
+def _write_maps(out: Derivatives, found: Contributions, atlas: Atlas) -> None:
+    write_volumes(out, found, smooth_volume(found.contacts))
+    cortex = None
+    if atlas.surface is not None:
+        cortex = (atlas.surface[0] > 0, atlas.surface[1] > 0)
+    write_surfaces(out, found, smooth_surface(found.contacts, cortex=cortex))
 
 
 def report_group(out: Derivatives, command: str) -> None:

@@ -20,6 +20,7 @@ MNI152 = "MNI152"
 LABEL_COLUMNS = ("label", "hemisphere", "probability", "nearest_label", "distance", "tissue")
 # Positions of one contact in two files of one space that differ by more are two implants.
 _SAME_PLACE_MM = 1.0
+HEAD_MM = 125.0  # in MNI152 along each axis; the brain ends at 106 mm
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def locate(plan: ParticipantPlan, settings: AnatomyConfig) -> Located:
             if np.isfinite(place).all():
                 positions[i], source[i] = place, space.name
     labelled, label_notes = _label(positions, source, atlas, plan, settings)
-    notes = (*notes, *label_notes, *_count_unlocalised(source))
+    notes = (*notes, *label_notes, *_count_unlocalised(labelled))
     return Located(
         pd.concat([rows, labelled], axis=1), notes, tuple(sorted(set(atlas.labels["name"])))
     )
@@ -221,7 +222,21 @@ def _label(
             ball_radius=settings.ball_radius,
         )
         table.loc[here, list(LABEL_COLUMNS)] = labels[list(LABEL_COLUMNS)].to_numpy(dtype=object)
-    return table.astype(dict.fromkeys(("x", "y", "z"), float)), notes
+    table = table.astype(dict.fromkeys(("x", "y", "z"), float))
+    return table, [*notes, *_forget_impossible(table)]
+
+
+def _forget_impossible(table: pd.DataFrame) -> list[str]:
+    """Take away the positions that are in no head: a typing error must not stretch a map."""
+    places = table[["x", "y", "z"]].to_numpy()
+    far = (table["space"] == MNI152).to_numpy() & (np.abs(places) > HEAD_MM).any(axis=1)
+    table.loc[far, ["x", "y", "z", "space", "source_space", *LABEL_COLUMNS]] = None
+    if not far.any():
+        return []
+    return [
+        f"{int(far.sum())} channels lie more than {HEAD_MM:g} mm from the middle of the head and "
+        "count as not localised"
+    ]
 
 
 @dataclass(frozen=True)
@@ -249,6 +264,6 @@ def _ways(
     return _Ways(moved, moved, atlas)
 
 
-def _count_unlocalised(source: Sequence[str | None]) -> list[str]:
-    nowhere = sum(s is None for s in source)
-    return [f"{nowhere} of {len(source)} channels have no position"] if nowhere else []
+def _count_unlocalised(table: pd.DataFrame) -> list[str]:
+    nowhere = int(table["x"].isna().sum())
+    return [f"{nowhere} of {len(table)} channels have no position"] if nowhere else []

@@ -96,7 +96,7 @@ MEANING: dict[str, tuple[str, str]] = {
         OURS,
     ),
     "ContributionConfig.model": (
-        "Whose contributions; `best` is the one with the best validation rank.",
+        "Whose contributions; `auto` is `finetuned`, or `taskonly` without pretraining.",
         OURS,
     ),
     "ContributionConfig.draws": (
