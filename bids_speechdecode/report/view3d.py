@@ -73,4 +73,4 @@ def contact_words(row: Any) -> str:
     words.append(f"contribution {number(row['contribution'], 4)}")
     if pd.notna(row["q"]):
         words.append(f"q {row['q']:.2g}")
-    return " · ".join(html.escape(word) for word in words)
+    return " · ".join(html.escape(word, quote=False) for word in words)
