@@ -163,7 +163,7 @@ def test_significant_contacts_are_outlined() -> None:
 def test_reasons_have_their_own_shape_and_colour() -> None:
     # In grey print only the shape is left.
     contacts = contacts_on_shafts()
-    names = ["bad: noisy", "no sound", "far (3 mm)", "white matter", "type ECG", "x", "y"]
+    names = ["bad: noisy", "no sound", "3 mm away", "white matter", "type ECG", "x", "y"]
     dropped = contacts.index[~contacts["kept"]]
     contacts.loc[dropped, "reason"] = (names * 3)[: len(dropped)]
     contacts.loc[contacts.index[:12], "kept"] = False

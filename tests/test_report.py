@@ -317,6 +317,9 @@ def _fixture_group_electrodes(root: Path, n: int) -> None:
         "distance_auditory": 12.0 - 3 * np.arange(n),
         "benefit_pretraining": 0.05 + 0.02 * np.arange(n),
     }
+    correlation = {"benefit": "benefit_pretraining", "coverage": "distance_auditory"}
+    correlation |= {"n_participants": n, "rho": -1.0, "p": 0.33, "p_min": 0.33}
+    correlation |= {"conclusion": "too few participants to conclude"}
     sidecar = {"Model": "finetuned", "Notes": [f"{n} of {len(everything)} have no label"]}
     for desc, table in (
         ("contacts", everything),
@@ -324,6 +327,7 @@ def _fixture_group_electrodes(root: Path, n: int) -> None:
         ("parcelsByParticipant", own),
         ("regions", pd.DataFrame([pair | {"q": 0.1, "conclusion": "no difference shown"}])),
         ("auditory", pd.DataFrame(auditory)),
+        ("auditoryCorrelation", pd.DataFrame([correlation])),
     ):
         _write_tsv(root / f"group_task-audiobook_desc-{desc}_contributions.tsv", table)
         _write_json(root / f"group_task-audiobook_desc-{desc}_contributions.json", sidecar)
@@ -503,6 +507,7 @@ def test_electrodes_are_told_in_tables(page: str, group_page: str) -> None:
     assert "outside the atlas" in text
     assert "seen in 1 of 3 participants: not tested" in _text(group_page)
     assert "insula against superiortemporal" in _text(group_page)
+    assert "too few participants to conclude" in _text(group_page)
 
 
 def test_simulated_data_say_so(tree: Path, page: str, group_page: str, tmp_path: Path) -> None:

@@ -182,15 +182,15 @@ def _dot(edge: str, width: float, size: float) -> dict[str, Any]:
 
 
 def reason_groups(reasons: Sequence[str]) -> list[str]:
-    """Return each reason without its details: what comes before a colon, bracket or number.
+    """Return each reason without its details: up to a colon or bracket, numbers left open.
 
     Examples
     --------
-    >>> reason_groups(["bad: noisy", "12 mm away", "type ECG", "white matter (31 mm)"])
-    ['bad', 'other', 'type ECG', 'white matter']
+    >>> reason_groups(["bad: noisy", "12.3 mm away (limit 10 mm)", "type ECG", ""])
+    ['bad', '… mm away', 'type ECG', 'other']
     """
-    heads = (re.split(r"[:;,(\d]", reason, maxsplit=1)[0].strip() for reason in reasons)
-    return [head or "other" for head in heads]
+    heads = (re.split(r"[:;,(]", reason, maxsplit=1)[0].strip() for reason in reasons)
+    return [re.sub(r"\d+(\.\d+)?", "…", head) or "other" for head in heads]
 
 
 def selection_groups(contacts: pd.DataFrame) -> pd.Series:

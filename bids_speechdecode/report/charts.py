@@ -331,7 +331,7 @@ def auditory_benefit(table: pd.DataFrame) -> Figure:
             _draw_benefit(axes, row, kind)
         axes.set_xlabel("Distance of the nearest contact\nto primary auditory cortex (mm)")
         axes.set_ylabel("Gain in relative rank")
-        axes.set_title(BENEFITS[kind])
+        axes.set_title(plain(benefit_title(table, kind)))
         axes.margins(x=0.12, y=0.15)
     handles = [
         Line2D([], [], color=BLUE, marker="o", linewidth=1, label="contacts in it"),
@@ -342,6 +342,12 @@ def auditory_benefit(table: pd.DataFrame) -> Figure:
 
 
 BENEFITS = {"pretraining": "Benefit of pretraining", "target": "Benefit of the speech model"}
+
+
+def benefit_title(table: pd.DataFrame, kind: str) -> str:
+    """Return the words for a benefit, naming the targets that were compared."""
+    names = table["targets"].dropna().unique() if "targets" in table else []
+    return f"Benefit of {names[0]}" if kind == "target" and len(names) == 1 else BENEFITS[kind]
 
 
 def benefits(table: pd.DataFrame) -> list[str]:

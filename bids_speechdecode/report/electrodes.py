@@ -235,6 +235,7 @@ def _selection_tables(table: pd.DataFrame) -> dict[str, Table]:
         return {}
     reasons = table["reason"].map(lambda word: word or "no reason given")
     groups = pd.Series(brain.reason_groups(reasons.tolist()), index=table.index)
+    groups[table["kept"]] = "meets every rule"  # by which of them is in the table of channels
     decided = table["kept"].map({True: "kept", False: "dropped"})
     counts = Counter(zip(decided, groups, strict=True))
     ordered = sorted(counts.items(), key=lambda item: (item[0][0] != "kept", -item[1], item[0]))

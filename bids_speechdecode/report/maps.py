@@ -57,7 +57,8 @@ _TABLE_COLUMNS = {
         *("region_1", "region_2", "n_participants", "difference", "ci_low", "ci_high"),
         *("p", "p_min", "q", "conclusion"),
     ],
-    "auditory": ["participant", "n_auditory", "distance_auditory"],
+    "auditory": ["participant", "n_auditory", "distance_auditory", "benefit_pretraining"],
+    "auditoryCorrelation": ["n_participants", "rho", "p", "p_min", "conclusion"],
 }
 MAX_COMPARISONS = 30  # rows of the page; all are in the table on disk
 MAPS = ("effect", "coverage", "n")
@@ -102,6 +103,7 @@ def _page(root: Path, report: Path, task: str, simulated: bool) -> AnatomyPage:
         "parcels": parcel_table(found["parcels"].table),
         "regions": comparison_table(found["regions"].table),
         "auditory": auditory_table(found["auditory"].table),
+        "correlation": correlation_table(found["auditoryCorrelation"].table),
     }
     notes = dict.fromkeys(note for described in found.values() for note in described.notes)
     return AnatomyPage(
@@ -221,7 +223,7 @@ def auditory_table(table: pd.DataFrame) -> Table:
     kinds = charts.benefits(table)
     columns = ["Participant", "Contacts in auditory cortex", "Distance of the nearest (mm)"]
     for kind in kinds:
-        columns += [charts.BENEFITS[kind], f"CI ({kind})"]
+        columns += [charts.benefit_title(table, kind), f"CI ({kind})"]
     rows = []
     for row in table.to_dict("records"):
         cells = [str(row["participant"]), count(row["n_auditory"])]
@@ -231,3 +233,30 @@ def auditory_table(table: pd.DataFrame) -> Table:
             cells += [number(row[f"benefit_{kind}"]), interval(low, high)]
         rows.append(cells)
     return make_table(columns, rows, columns[1:])
+
+
+def correlation_table(table: pd.DataFrame) -> Table:
+    """Return how the benefits go with the coverage of auditory cortex over participants."""
+    columns = ["Benefit", "Coverage", "Participants", "Spearman's rho", "p"]
+    columns += ["Smallest possible p", "Conclusion"]
+    rows = [
+        (
+            COLUMN_TO_WORDS.get(str(row.get("benefit")), str(row.get("benefit"))),
+            COLUMN_TO_WORDS.get(str(row.get("coverage")), str(row.get("coverage"))),
+            count(row["n_participants"]),
+            number(row["rho"], 2),
+            p_value(row["p"]),
+            p_value(row["p_min"]),
+            row["conclusion"] or DASH,
+        )
+        for row in table.to_dict("records")
+    ]
+    return make_table(columns, rows, columns[2:6])
+
+
+COLUMN_TO_WORDS = {
+    "benefit_pretraining": "pretraining",
+    "benefit_target": "target",
+    "n_auditory": "contacts in auditory cortex",
+    "distance_auditory": "distance to auditory cortex",
+}
