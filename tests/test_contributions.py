@@ -12,11 +12,7 @@ from scipy import stats
 from bids_speechdecode.config import ContributionConfig, EvaluationConfig
 from bids_speechdecode.decoding import replacement
 from bids_speechdecode.decoding.contrastive import relative_ranks
-from bids_speechdecode.decoding.contributions import (
-    COLUMNS,
-    electrode_contributions,
-    nearest_correlations,
-)
+from bids_speechdecode.decoding.contributions import COLUMNS, electrode_contributions
 from bids_speechdecode.decoding.encoder import (
     Encoder,
     EncoderSpec,
@@ -25,6 +21,7 @@ from bids_speechdecode.decoding.encoder import (
     build_encoder,
 )
 from bids_speechdecode.decoding.gradients import integrate_gradients
+from bids_speechdecode.decoding.neighbours import nearest_correlations
 from bids_speechdecode.decoding.permutation import count_orders, order_blocks, plan_exchange
 from bids_speechdecode.decoding.replacement import Retrieval
 from bids_speechdecode.decoding.training import embed_windows

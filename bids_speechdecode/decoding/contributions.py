@@ -28,14 +28,11 @@ from bids_speechdecode.config import ContributionConfig, EvaluationConfig
 from bids_speechdecode.decoding.encoder import Encoder
 from bids_speechdecode.decoding.evaluation import CHANCE
 from bids_speechdecode.decoding.gradients import PathIntegrals, integrate_gradients
-from bids_speechdecode.decoding.permutation import (
-    BlockOrders,
-    Exchange,
-    order_blocks,
-    plan_exchange,
-)
+from bids_speechdecode.decoding.neighbours import nearest_correlations
+from bids_speechdecode.decoding.permutation import Exchange, order_blocks, plan_exchange
+from bids_speechdecode.decoding.rank_loss import Estimate, RankTest
 from bids_speechdecode.decoding.replacement import Retrieval
-from bids_speechdecode.decoding.statistics import FEW_BLOCKS, bootstrap_interval
+from bids_speechdecode.decoding.statistics import FEW_BLOCKS
 from bids_speechdecode.decoding.windows import WindowSet
 from bids_speechdecode.errors import DataError
 
@@ -69,16 +66,6 @@ COLUMNS = {
     "electrodes (above 0: they stand in for each other)",
     "nearest_neighbour_r": "Correlation with another electrode that is highest in absolute value",
 }
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over windows, its interval from resampled blocks, and p; NaN where not known."""
-
-    mean: float = float("nan")
-    low: float = float("nan")
-    high: float = float("nan")
-    p: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -177,7 +164,7 @@ def electrode_contributions(
     work = _Work.plan(exchange, shafts, settings)
     tell = _share_of(work.n_encoded(len(windows), settings.ig_steps), on_progress)
     retrieval = Retrieval(encoder, windows, tell)
-    test = _RankTest(retrieval, exchange, orders, evaluation, int(rng.integers(2**63)))
+    test = RankTest(retrieval, exchange, orders, evaluation, int(rng.integers(2**63)))
 
     single = [test.replace([c]) for c in range(windows.n_channels)]
     by_shaft = {
@@ -296,63 +283,6 @@ def _share_of(total: int, on_progress: Callable[[float], None] | None) -> Callab
     return lambda amount: on_progress(amount / total) if on_progress else None
 
 
-class _RankTest:
-    """What replacing and keeping electrodes does to the ranks; all calls use the same draws."""
-
-    def __init__(
-        self,
-        retrieval: Retrieval,
-        exchange: Exchange,
-        orders: BlockOrders,
-        evaluation: EvaluationConfig,
-        seed: int,
-    ) -> None:
-        self.retrieval, self.exchange, self.orders = retrieval, exchange, orders
-        self.evaluation, self.seed = evaluation, seed
-        self.intact = retrieval.intact()
-        self.worst = 2 * (len(self.intact) - 1)
-
-    @property
-    def mean_rank(self) -> float:
-        """Mean relative rank with all electrodes."""
-        return float(self.intact.mean() / self.worst)
-
-    @property
-    def p_min(self) -> float:
-        """The smallest p that is possible; NaN where there is one block."""
-        return self.orders.p_min if self.exchange.n_repeats else float("nan")
-
-    def replace(self, channels: Sequence[int]) -> Estimate:
-        """Return the loss of rank when `channels` take, together, the signal of other blocks."""
-        exchange = self.exchange
-        if not exchange.n_repeats:
-            return Estimate()
-        replaced = self.retrieval.replaced(
-            channels, exchange.target, exchange.source, exchange.target
-        )
-        loss = (exchange.mean_per_window(replaced) - self.intact) / self.worst
-        p = self.orders.p_value(exchange.cells(self.intact, replaced))
-        return self.interval(loss, exchange.block_of, p)
-
-    def keep(self, channel: int, target: np.ndarray, source: np.ndarray) -> Estimate:
-        """Return the rank of windows `target` when all others come from windows `source`."""
-        if not len(target):
-            return Estimate()
-        ranks = self.retrieval.replaced([channel], source, target, target) / self.worst
-        return self.interval(ranks, self.exchange.block_of[target])
-
-    def interval(self, values: np.ndarray, blocks: np.ndarray, p: float = float("nan")) -> Estimate:
-        """Return the mean of values of windows, and its interval from resampled blocks."""
-        low, high = bootstrap_interval(
-            values,
-            blocks,
-            n_bootstrap=self.evaluation.n_bootstrap,
-            confidence=self.evaluation.confidence,
-            rng=np.random.default_rng(self.seed),
-        )
-        return Estimate(float(np.mean(values)), low, high, p)
-
-
 def _columns(
     prefix: str, estimates: Sequence[Estimate], names: Sequence[str]
 ) -> dict[str, np.ndarray]:
@@ -406,32 +336,8 @@ def _is_positive(score: Estimate) -> bool:
     return score.mean > 0 and not score.low <= 0
 
 
-def nearest_correlations(windows: WindowSet) -> np.ndarray:
-    """Return the strongest Pearson correlation of each channel with another, shape (C,).
-
-    Over all samples of the windows; NaN for a channel that is constant, or alone.
-    """
-    n_channels, everything = windows.n_channels, torch.arange(len(windows), device=windows.device)
-    sums = np.zeros(n_channels)
-    products = np.zeros((n_channels, n_channels))
-    for some in everything.split(128):
-        rows = windows.brain(some).transpose(0, 1).flatten(1).double()  # (C, B * T)
-        sums += rows.sum(dim=1).cpu().numpy()
-        products += (rows @ rows.T).cpu().numpy()
-    n = len(windows) * windows.n_samples
-    covariance = products / n - np.outer(sums, sums) / n**2
-    scale = np.sqrt(np.diag(covariance).clip(min=0))
-    varies = scale > 1e-6 * np.sqrt(np.diag(products) / n)
-    r = np.zeros((n_channels, n_channels))
-    pairs = np.ix_(varies, varies)
-    r[pairs] = covariance[pairs] / np.outer(scale[varies], scale[varies])
-    np.fill_diagonal(r, 0)
-    nearest = r[np.arange(n_channels), np.abs(r).argmax(axis=1)].clip(-1, 1)
-    return np.where(varies & (varies.sum() > 1), nearest, np.nan)
-
-
 def _limits(
-    test: _RankTest, integrals: PathIntegrals, score: Estimate, n_electrodes: int
+    test: RankTest, integrals: PathIntegrals, score: Estimate, n_electrodes: int
 ) -> list[str]:
     """Return in words what these numbers cannot show."""
     notes, alpha = [], 1 - test.evaluation.confidence
