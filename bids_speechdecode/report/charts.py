@@ -346,7 +346,7 @@ BENEFITS = {"pretraining": "Benefit of pretraining", "target": "Benefit of the s
 
 def benefit_title(table: pd.DataFrame, kind: str) -> str:
     """Return the words for a benefit, naming the targets that were compared."""
-    names = table["targets"].dropna().unique() if "targets" in table else []
+    names = list(table["targets"].dropna().unique()) if "targets" in table else []
     return f"Benefit of {names[0]}" if kind == "target" and len(names) == 1 else BENEFITS[kind]
 
 
