@@ -134,6 +134,11 @@ def electrode_contributions(
     signal depends neither on the sound nor on the other electrodes. An electrode that hears
     nothing but shares noise with one that does may well help, by telling noise from sound.
 
+    The intervals take blocks as independent, although all share their candidates and lend signal
+    to each other. In simulations with 8 and 20 blocks (250 datasets each), 95% intervals covered
+    the mean loss over datasets in 90 to 93% where the electrode or shaft helps, and in 95 to 98%
+    where it does not.
+
     Parameters
     ----------
     encoder : Encoder
