@@ -49,6 +49,7 @@ def read_atlas(
         If the image is no image of labels, does not lie on the MNI152 brain, or has other
         labels than the table.
     """
+    require_file(labels, "The table of labels of an atlas is absent.")
     data, affine = _read_image(image)
     _check_place(data, affine, image)
     table = _matching(read_labels(labels), data, image, labels, unused_labels)
@@ -59,12 +60,7 @@ def _read_image(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the image as int32 and its affine."""
     import nibabel as nib
 
-    if not path.is_file():
-        raise MissingInputError(
-            "The image of an atlas is absent.",
-            where=path,
-            fix=did_you_mean(path.name, _names_beside(path)) or "correct the path",
-        )
+    require_file(path, "The image of an atlas is absent.")
     try:
         image: Any = nib.load(path)
         values = np.asarray(image.dataobj)
@@ -84,6 +80,20 @@ def _read_image(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not values.any():
         _refuse(path, "labels", "0 in every voxel")
     return values.astype(np.int32), np.asarray(image.affine, dtype=float)
+
+
+def require_file(path: Path, problem: str) -> None:
+    """Raise `MissingInputError` unless there is a file."""
+    if path.is_file():
+        return
+    beside = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
+    raise MissingInputError(
+        problem,
+        expected="a file",
+        found="a folder" if path.is_dir() else "nothing",
+        where=path,
+        fix=did_you_mean(path.name, beside) or "correct the path: --atlas IMAGE LABELS",
+    )
 
 
 def _refuse(path: Path, expected: str, found: str) -> None:
@@ -201,6 +211,7 @@ def templateflow_files(name: str, *, also: str) -> tuple[Path, Path]:
             f"--atlas {name!r} fits several atlases.",
             expected="one of " + ", ".join(sorted(fits)),
             where=folder,
+            fix="name one of them in full",
         )
     if not fits:
         raise MissingInputError(
@@ -209,7 +220,7 @@ def templateflow_files(name: str, *, also: str) -> tuple[Path, Path]:
             found=", ".join(sorted(images)) or "no atlas of TemplateFlow",
             where=folder,
             fix=did_you_mean(name, [also, *images])
-            or "download it where there is internet: templateflow get " + _TEMPLATE,
+            or f"download it where there is internet: {_how_to_get(wanted)}",
         )
     image = images[fits[0]]
     if not image.stat().st_size:
@@ -217,9 +228,15 @@ def templateflow_files(name: str, *, also: str) -> tuple[Path, Path]:
             "TemplateFlow has not downloaded an atlas yet.",
             found="a file of 0 bytes",
             where=image,
-            fix="download it where there is internet: templateflow get " + _TEMPLATE,
+            fix=f"download it where there is internet: {_how_to_get(wanted)}",
         )
     return image, _templateflow_labels(image)
+
+
+def _how_to_get(name: str) -> str:
+    atlas = name.partition("_")[0] or "NAME"
+    template = _TEMPLATE.removeprefix("tpl-")
+    return f"pip install templateflow && templateflow get {template} --atlas {atlas}"
 
 
 def _templateflow_labels(image: Path) -> Path:
@@ -240,7 +257,3 @@ def _templateflow_labels(image: Path) -> Path:
             fix="download it, or name image and table: --atlas IMAGE LABELS",
         )
     return found
-
-
-def _names_beside(path: Path) -> list[str]:
-    return [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -66,15 +66,13 @@ class FreeSurferSubject:
         MissingInputError
             If the folder of subjects, or the participant's in it, is absent.
         """
-        subjects_dir, label = Path(subjects_dir), participant.removeprefix("sub-")
+        subjects_dir, label = require_subjects_dir(subjects_dir), participant.removeprefix("sub-")
         for name in (f"sub-{label}", label):
             if (subjects_dir / name).is_dir():
                 return cls(subjects_dir / name)
-        names = [p.name for p in subjects_dir.iterdir()] if subjects_dir.is_dir() else []
+        names = [path.name for path in subjects_dir.iterdir() if path.is_dir()]
         raise MissingInputError(
-            f"FreeSurfer has no subject sub-{label}."
-            if subjects_dir.is_dir()
-            else "There is no folder of FreeSurfer subjects.",
+            f"FreeSurfer has no subject sub-{label}.",
             expected=f"a folder sub-{label} or {label}",
             found=", ".join(sorted(names)[:8]) or "nothing",
             where=subjects_dir,
@@ -152,6 +150,26 @@ class FreeSurferSubject:
         return path
 
 
+def require_subjects_dir(subjects_dir: str | Path) -> Path:
+    """Return the folder of FreeSurfer subjects.
+
+    Raises
+    ------
+    MissingInputError
+        If it is absent or no folder.
+    """
+    path = Path(subjects_dir)
+    if not path.is_dir():
+        raise MissingInputError(
+            "There is no folder of FreeSurfer subjects.",
+            expected="a folder with one folder per subject",
+            found="a file" if path.exists() else "nothing",
+            where=path,
+            fix="name the folder that recon-all wrote to with --fs-subjects-dir",
+        )
+    return path
+
+
 def _read_xfm(path: Path) -> np.ndarray:
     """Return the matrix of an MNI transform file: 12 numbers between ``=`` and ``;``."""
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -182,11 +200,21 @@ def _read_segments(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
         raise DataError(
             "A segmentation of FreeSurfer cannot be read.",
+            expected="an image in the format of FreeSurfer",
             found=str(error),
             where=path,
             fix="copy it again, or run recon-all to its end",
         ) from None
-    return data.reshape(data.shape[:3]).astype(np.int32), np.asarray(image.affine, dtype=float)
+    data = data.reshape(data.shape[:3]) if data.shape[3:] == (1,) else data
+    if data.ndim != 3 or not np.isfinite(data).all() or (data != np.rint(data)).any():
+        raise DataError(
+            "A segmentation of FreeSurfer is none.",
+            expected="one whole number per voxel, in three dimensions",
+            found=f"shape {data.shape}" if data.ndim != 3 else "other values",
+            where=path,
+            fix="copy it again, or run recon-all to its end",
+        )
+    return data.astype(np.int32), np.asarray(image.affine, dtype=float)
 
 
 def _labels() -> pd.DataFrame:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.errors import DataError, MissingInputError
+from bids_speechdecode.errors import DataError
 
 _INDEX = ("index", "id", "value")
 _NAME = ("name", "label", "region")
@@ -39,16 +39,10 @@ def read_labels(path: Path) -> pd.DataFrame:
 
     Raises
     ------
-    MissingInputError
-        If there is no file.
     DataError
-        If a column is missing, an index is no whole number or is there twice, or a name is
-        missing.
+        If it is no table, a column is missing, an index is no whole number or is there twice, or
+        a name is missing.
     """
-    if not path.is_file():
-        raise MissingInputError(
-            "The table of labels of an atlas is absent.", where=path, fix="correct the path"
-        )
     raw = _read_text(path)
     columns = {str(column).strip().lower(): str(column) for column in raw}
     index, name = _column(columns, _INDEX), _column(columns, _NAME)
@@ -91,6 +85,7 @@ def _read_text(path: Path) -> pd.DataFrame:
             expected="a .tsv or .csv with the columns index and name",
             found=str(error).strip(),
             where=path,
+            fix="save it as text in UTF-8, its columns separated by tabs (.csv: by commas)",
         ) from None
 
 
@@ -110,8 +105,10 @@ def _whole_numbers(texts: pd.Series, path: Path) -> pd.Series:
     if wrong.any():
         raise DataError(
             "An index of a table of labels is no whole number.",
+            expected="the number that the image has where the label is",
             found=repr(texts[wrong].iloc[0]),
             where=f"{path}, row {wrong.idxmax() + 1}",
+            fix="correct the column index",
         )
     return numbers.astype(int)
 
@@ -123,7 +120,7 @@ def _check_unique(table: pd.DataFrame, path: Path) -> None:
         if len(rows):
             raise DataError(
                 f"An index of a table of labels {problem}.",
-                found=", ".join(map(str, rows[:8])),
+                found=", ".join(map(str, dict.fromkeys(rows[:8]))),
                 where=path,
                 fix="give every label of the image one row and one name",
             )

@@ -71,7 +71,12 @@ def find_regions(
     (Region(label='insula', side='L', below_mm=None),)
     """
     if not texts:
-        raise UsageError("--select roi needs regions", expected=f"--roi {SPEECH}, or labels")
+        raise UsageError(
+            "--select roi needs regions",
+            expected=f"{SPEECH}, or labels of the atlas",
+            found="none",
+            fix=f"name them with --roi, or leave --roi out for {SPEECH}",
+        )
     asked = _SIDES.get(hemisphere)
     regions: list[Region] = []
     for text in texts:
@@ -104,10 +109,13 @@ def _expand(name: str, side: Side | None, labels: Sequence[str]) -> list[Region]
         return [Region(known[name.casefold()], side)]
     if name.casefold() == SPEECH:
         return _speech(side, known)
+    a_side = "write the side beside the label, as in lh.insula, or use --hemisphere"
     raise UsageError(
         f"unknown region: {name!r}",
         expected=f"{SPEECH}, or labels of the atlas: {', '.join(labels)}",
-        fix=did_you_mean(name.casefold(), [SPEECH, *known]),
+        fix=a_side
+        if name.casefold() in _SIDES
+        else did_you_mean(name.casefold(), [SPEECH, *known]) or "name some of these labels",
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bids_speechdecode.anatomy.regions import Region, find_regions
-from bids_speechdecode.config import SelectionConfig
+from bids_speechdecode.config import RULES, SelectionConfig
 from bids_speechdecode.errors import DataError, NothingSelectedError, UsageError
 
 _SIDE_WORDS = {"L": "left", "R": "right", "B": "both sides"}
@@ -101,11 +101,15 @@ class Radius:
         """Pass a channel whose nearest centre is no farther than the radius."""
         if channel.position_mm is None:
             return Verdict(None, f"not localised{' in MNI152' if channel.label else ''}")
-        away = np.linalg.norm(self.centers_mm - channel.position_mm, axis=1).min()
+        away = self.distance(channel.position_mm)
         where = f"{away:.1f} mm from the nearest centre"
         if away <= self.radius:
             return Verdict(True, where)
         return Verdict(False, f"{where} (limit {self.radius:g} mm)")
+
+    def distance(self, position_mm: tuple[float, float, float]) -> float:
+        """Return the distance to the nearest centre, mm."""
+        return float(np.linalg.norm(self.centers_mm - position_mm, axis=1).min())
 
     def __str__(self) -> str:
         """Return radius and centres."""
@@ -166,7 +170,7 @@ def select_channels(
     NothingSelectedError
         No channel passes.
     UsageError
-        A region that the atlas has not, or a centre that is none.
+        No rule, a region that the atlas has not, or a centre that is none.
     DataError
         A rule needs the position of a channel that has none, under ``--unlocalised error``.
     """
@@ -188,6 +192,13 @@ def make_rules(
     settings: SelectionConfig, labels: Sequence[str], responsive: pd.DataFrame | None
 ) -> Iterator[Rule]:
     """Yield the rules of the settings; none under ``all`` alone."""
+    if not settings.rules:
+        raise UsageError(
+            "--select needs a rule",
+            expected="some of " + ", ".join(RULES),
+            found="none",
+            fix="leave --select out for all good channels",
+        )
     if "roi" in settings.rules:
         regions = find_regions(settings.roi, settings.hemisphere, labels)
         side = "" if settings.hemisphere == "both" else f" ({settings.hemisphere})"
@@ -302,12 +313,25 @@ def _refuse_unlocalised(channels: Sequence[Channel], verdicts: Sequence[Sequence
 
 
 def _nothing_selected(table: pd.DataFrame, rules: Sequence[Rule]) -> NothingSelectedError:
+    channels = list(_read_channels(table))
+    placed = [channel for channel in channels if channel.position_mm or channel.label]
+    fix = "name other regions, a larger --radius, fewer rules, or --unlocalised keep"
+    if not placed and not all(isinstance(rule, Responsive) for rule in rules):
+        fix = (
+            "give positions in MNI152, or in the participant's own space with --fs-subjects-dir; "
+            "or choose --unlocalised keep"
+        )
     counts = f": {count_by_region(table)}" if len(table) else ""
-    reasons = table["reason"].value_counts()
-    often = f"; most often {reasons.index[0]!r} ({reasons.iloc[0]})" if len(reasons) else ""
+    nearest = [_nearest(channels, rule) for rule in rules if isinstance(rule, Radius)]
     return NothingSelectedError(
         "no channel passes --select",
         expected="channels " + ", ".join(map(str, rules)) if rules else "good brain channels",
-        found=f"none of {len(table)} passed{counts}{often}",
-        fix="name other regions, a larger --radius, fewer rules, or --unlocalised keep",
+        found="; ".join(filter(None, [f"none of {len(table)} passed{counts}", *nearest])),
+        fix=fix,
     )
+
+
+def _nearest(channels: Sequence[Channel], rule: Radius) -> str:
+    """Return in words which channel is nearest to the centres; "" if none has a position."""
+    away = [(rule.distance(c.position_mm), c.name) for c in channels if c.position_mm]
+    return "the nearest is {1}, {0:.1f} mm away".format(*min(away)) if away else ""

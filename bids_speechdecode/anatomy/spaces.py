@@ -243,6 +243,11 @@ def choose_space(spaces: Sequence[str], preference: Sequence[str] = ()) -> list[
     return sorted(usable, key=lambda i: _preference_rank(spaces[i], preference))
 
 
+def is_preferred(space: str, preference: Sequence[str]) -> bool:
+    """Whether a usable space, or its family, is among the preferred names."""
+    return _preference_rank(space, preference)[0] < len(preference)
+
+
 def _preference_rank(space: str, preference: Sequence[str]) -> tuple[int, int]:
     """Return where a space comes: its own name or family as preferred, then our order."""
     group = family(space)
@@ -255,10 +260,11 @@ def _check_preference(name: str, spaces: Sequence[str]) -> None:
     if is_usable(name):
         return
     known = _bare(name) in map(_bare, spaces)
-    hint = did_you_mean(name, [*spaces, *(n for names in _MEMBERS.values() for n in names)])
+    candidates = [*filter(is_usable, spaces), *(n for ns in _MEMBERS.values() for n in ns)]
+    hint = did_you_mean(name, candidates)
     raise UsageError(
         f"--space cannot be {name!r}" + (f": {_refusal(name)[0]}" if known else ""),
         expected="spaces or families of spaces: " + ", ".join(FAMILIES),
-        found="in the dataset: " + (", ".join(spaces) or "none"),
-        fix=_refusal(name)[1] if known else hint,
+        found="in the dataset: " + (", ".join(filter(None, spaces)) or "none"),
+        fix=_refusal(name)[1] if known else hint or "name one of these, or leave --space out",
     )

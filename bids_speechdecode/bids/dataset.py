@@ -429,8 +429,11 @@ def _inherited(
     files: Iterable[_File], path: Path, entities: Iterable[tuple[str, str]]
 ) -> list[_File]:
     """Return the files that apply to one recording, from the most general to the nearest."""
-    applicable = [f for f in files if f.applies_to(path, entities)]
-    return sorted(applicable, key=lambda f: (len(f.path.parts), len(f.entities)))
+    return _sorted_by_nearness(f for f in files if f.applies_to(path, entities))
+
+
+def _sorted_by_nearness(files: Iterable[_File]) -> list[_File]:
+    return sorted(files, key=lambda f: (len(f.path.parts), len(f.entities)))
 
 
 def _nearest(inherited: Sequence[_File], suffix: str, extension: str) -> Path | None:
@@ -449,21 +452,42 @@ def _merged_metadata(inherited: Iterable[_File]) -> dict[str, Any]:
 def _electrodes(
     files: Sequence[_File], path: Path, entities: Iterable[tuple[str, str]]
 ) -> tuple[ElectrodesFile, ...]:
-    """Return each electrodes.tsv (one per space) with the coordsystem.json of the same space."""
+    """Return each electrodes.tsv (one per space) with the coordsystem.json of its space.
+
+    Where there is one space only, many datasets name it in one of the two names and not in the
+    other: then the only coordsystem.json belongs to the only electrodes.tsv.
+    """
+    tables = _in_any_space(files, path, entities, "electrodes", ".tsv")
+    alone = len({_space(table) for table in tables}) == 1
     pairs = []
-    for file in files:
-        space = [e for e in file.entities if e[0] == "space"]
-        if file.suffix != "electrodes" or file.path.suffix != ".tsv":
-            continue
-        if not file.applies_to(path, [*entities, *space]):
-            continue
-        systems = [
-            f
-            for f in _inherited(files, file.path, [*entities, *space])
-            if space == [e for e in f.entities if e[0] == "space"]
-        ]
-        pairs.append(ElectrodesFile(file.path, _nearest(systems, "coordsystem", ".json")))
+    for table in tables:
+        systems = _in_any_space(files, table.path, entities, "coordsystem", ".json")
+        own = [f for f in systems if _space(f) == _space(table)]
+        if not own and alone and len({_space(f) for f in systems}) == 1:
+            own = systems
+        pairs.append(ElectrodesFile(table.path, own[-1].path if own else None))
     return tuple(sorted(pairs, key=lambda pair: pair.electrodes.name))
+
+
+def _in_any_space(
+    files: Iterable[_File],
+    path: Path,
+    entities: Iterable[tuple[str, str]],
+    suffix: str,
+    extension: str,
+) -> list[_File]:
+    """Return the files that apply to a recording, whatever space they name, the nearest last."""
+    return _sorted_by_nearness(
+        f
+        for f in files
+        if (f.suffix, f.path.suffix) == (suffix, extension)
+        and f.applies_to(path, [*entities, *_space(f)])
+    )
+
+
+def _space(file: _File) -> tuple[tuple[str, str], ...]:
+    """Return the entity ``space`` of a file, or nothing."""
+    return tuple(entity for entity in file.entities if entity[0] == "space")
 
 
 def _passes(

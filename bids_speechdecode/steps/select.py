@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,19 @@ import pandas as pd
 
 from bids_speechdecode.anatomy.freesurfer import FreeSurferSubject
 from bids_speechdecode.anatomy.selection import notes_on_centers, parse_centers, select_channels
-from bids_speechdecode.bids.derivatives import fingerprint, signature, write_sidecar, write_tsv
-from bids_speechdecode.config import Config
-from bids_speechdecode.errors import DataError
+from bids_speechdecode.bids.derivatives import (
+    fingerprint,
+    read_sidecar,
+    signature,
+    write_sidecar,
+    write_tsv,
+)
+from bids_speechdecode.bids.tables import list_some
+from bids_speechdecode.config import Config, SelectionConfig
+from bids_speechdecode.decoding.spatial import SpatialAttention, as_positions
+from bids_speechdecode.errors import DataError, MissingInputError, SpeechDecodeError
 from bids_speechdecode.steps.channels import preprocessed_channels, selected_file
+from bids_speechdecode.steps.contacts import list_channels
 from bids_speechdecode.steps.context import (
     Context,
     other_settings,
@@ -23,10 +33,12 @@ from bids_speechdecode.steps.context import (
     signature_of,
 )
 from bids_speechdecode.steps.listen import listen
-from bids_speechdecode.steps.locate import Located, list_channels, locate
+from bids_speechdecode.steps.locate import Located, locate
 from bids_speechdecode.steps.plan import FINETUNE, ParticipantPlan
 
-VERSION = 1
+log = logging.getLogger(__name__)
+
+VERSION = 2
 RESPONSIVE = "responsive"
 NO_PAIR = "no neighbour for a bipolar pair"
 
@@ -69,8 +81,11 @@ def select(context: Context) -> None:
     path, key = selected_file(context), _signature(context)
     if context.out.is_current(path, key):
         context.progress.skip("select", f"sub-{context.participant}", "current")
+        _warn(context.participant, read_sidecar(path).get("Notes", []))
         return
     located = locate(context.plan, context.config.anatomy)
+    notes = [*located.notes, *_notes_on_rules(context.config.selection)]
+    _warn(context.participant, notes)
     quality = _read_quality(context)
     table = located.table.assign(
         good_fraction=[quality.good_fraction(name) for name in located.table["name"]]
@@ -79,12 +94,13 @@ def select(context: Context) -> None:
     if not usable.any():
         raise _nothing_good(context, len(table))
     good = table[usable].reset_index(drop=True)
-    heard, notes = None, [*located.notes, *_notes_on_centers(context.config)]
+    heard = None
     if RESPONSIVE in context.config.selection.rules:
         heard, about_blocks = listen(context, good["name"].tolist())
         good = good.merge(heard, how="left", on="name")
         notes += about_blocks
     good = select_channels(good, context.config.selection, located.labels, heard)
+    _warn(context.participant, _notes_on_attention(good, context.config))
     dropped = table[~usable].assign(
         kept=False, reason=[quality.why_not(name) for name in table.loc[~usable, "name"]]
     )
@@ -125,12 +141,27 @@ def foresee(plan: ParticipantPlan, config: Config) -> tuple[Located, pd.DataFram
     Raises
     ------
     NothingSelectedError, DataError
-        As `select`: better before hours of preprocessing than after.
+        As `select`, or that spatial attention has no position to read: better before hours of
+        preprocessing than after.
     """
     located = locate(plan, config.anatomy)
-    rules = tuple(r for r in config.selection.rules if r != RESPONSIVE) or ("all",)
-    settings = replace(config.selection, rules=rules)
-    return located, select_channels(located.table, settings, located.labels, None)
+    notes = (*located.notes, *_notes_on_rules(config.selection))
+    settings = config.selection
+    if RESPONSIVE in settings.rules:
+        others = tuple(rule for rule in settings.rules if rule != RESPONSIVE)
+        settings = replace(settings, rules=others or ("all",))
+    try:
+        chosen = select_channels(located.table, settings, located.labels, None)
+        notes = (*notes, *_notes_on_attention(chosen, config))
+    except SpeechDecodeError:
+        _warn(plan.participant, notes)  # they are often the cause
+        raise
+    return replace(located, notes=notes), chosen
+
+
+def _warn(participant: str, notes: Iterable[str]) -> None:
+    for note in notes:
+        log.warning("sub-%s: %s", participant, note)
 
 
 def _signature(context: Context) -> str:
@@ -156,16 +187,46 @@ def _signature(context: Context) -> str:
     return signature("select", VERSION, settings, inputs)
 
 
-def _notes_on_centers(config: Config) -> tuple[str, ...]:
-    if "radius" not in config.selection.rules:
-        return ()
-    return notes_on_centers(parse_centers(config.selection.center))
+def _notes_on_rules(settings: SelectionConfig) -> Iterator[str]:
+    """Yield what the user asked of a rule that is not there, and centres outside the head."""
+    usual = SelectionConfig()
+    for rule, names in {"roi": ("roi", "hemisphere"), "radius": ("center",)}.items():
+        changed = [f"--{n}" for n in names if getattr(settings, n) != getattr(usual, n)]
+        if changed and rule not in settings.rules:
+            yield f"{' and '.join(changed)} is not used without --select {rule}"
+    if "radius" in settings.rules:
+        yield from notes_on_centers(parse_centers(settings.center))
+
+
+def _notes_on_attention(chosen: pd.DataFrame, config: Config) -> list[str]:
+    """Return which chosen channels spatial attention cannot read.
+
+    Raises
+    ------
+    DataError
+        It cannot read any, or one lies outside its box.
+    """
+    if config.encoder.spatial != "attention":
+        return []
+    kept = chosen[chosen["kept"]]
+    positions = as_positions(kept[["x", "y", "z"]].to_numpy(dtype=float))
+    SpatialAttention(positions, 1)
+    lost = [n for n, where in zip(kept["name"], positions, strict=True) if where is None]
+    if not lost:
+        return []
+    return [
+        f"{len(lost)} of {len(kept)} kept channels have no position, so that --spatial attention "
+        f"does not read them: {list_some(lost, 3)}"
+    ]
 
 
 def _subject_files(config: Config, plan: ParticipantPlan) -> list[Path]:
     if not config.anatomy.fs_subjects_dir:
         return []
-    subject = FreeSurferSubject.open(config.anatomy.fs_subjects_dir, plan.participant)
+    try:
+        subject = FreeSurferSubject.open(config.anatomy.fs_subjects_dir, plan.participant)
+    except MissingInputError:  # which matters only for contacts in the participant's own space
+        return []
     return [path for path in subject.files if path.is_file()]
 
 
