@@ -14,12 +14,20 @@ import click
 import pandas as pd
 import pytest
 
+from bids_speechdecode.anatomy import spaces
+from bids_speechdecode.anatomy.atlas import SPEECH_ROI
+from bids_speechdecode.anatomy.regions import VENTRAL_BELOW_MM
 from bids_speechdecode.bids.derivatives import read_sidecar
 from bids_speechdecode.cli import command
-from bids_speechdecode.config import Config, Request, load_config, settings
+from bids_speechdecode.config import RULES, STEPS, Config, Request, load_config, settings
 from bids_speechdecode.errors import SpeechDecodeError
 from bids_speechdecode.failures import INTERRUPTED, TERMINATED
+from bids_speechdecode.group.maps import SHAPE, Kernel
+from bids_speechdecode.group.parcels import MIN_PARTICIPANTS
+from bids_speechdecode.group.surfaces import MAX_DEPTH_MM
+from bids_speechdecode.report import brain
 from bids_speechdecode.simulate.__main__ import command as simulator
+from bids_speechdecode.steps.listen import N_PERMUTATIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -246,3 +254,117 @@ def test_pages_keep_to_themselves() -> None:
         text = page.read_text("utf-8")
         assert not re.search(r"(?<![\w.])/(?:work|home|root|Users)/(?!:)", text), page.name
         assert "index-url" not in text
+
+
+# Tables whose section must have all of their columns, and none that they do not have.
+SECTION_OF = {
+    "desc-selected_channels": "`sub-XX_task-<task>_desc-selected_channels.tsv`",
+    "desc-contrib_channels": "`sub-XX_task-<task>_desc-contrib_channels.tsv`",
+    "desc-parcels_contributions": "`*_desc-parcels_contributions.tsv`",
+    "desc-regions_contributions": "`*_desc-regions_contributions.tsv`",
+    "desc-auditory_contributions": "`*_desc-auditory_contributions.tsv`",
+    "desc-auditoryCorrelation_contributions": "`*_desc-auditoryCorrelation_contributions.tsv`",
+    "_dseg": "`atlas-<name>_dseg.tsv`",
+}
+
+
+def _section(text: str, heading: str) -> str:
+    found = re.split(rf"^### {re.escape(heading)}.*\n", text, flags=re.MULTILINE)
+    assert len(found) == 2, heading
+    return re.split(r"^##+ ", found[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def _first_cells(section: str) -> list[str]:
+    rows = re.findall(r"^\|([^|]*)\|", section, re.MULTILINE)
+    return [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+
+
+@pytest.mark.parametrize("ending", SECTION_OF)
+def test_section_of_a_table_has_its_columns_and_no_others(finished_run: Path, ending: str) -> None:
+    """`p` is explained somewhere on any page; it must be where the reader of this table looks."""
+    text = (DOCS / "outputs.md").read_text("utf-8")
+    explained = _first_cells(_section(text, SECTION_OF[ending]))
+    assert len(explained) == len(set(explained))
+    path = next(iter(finished_run.rglob(f"*{ending}.tsv")))
+    columns = set(pd.read_csv(path, sep="\t", nrows=0).columns)
+    assert set(explained) - {"participant"} == columns - {"participant"}
+
+
+def test_tables_that_share_a_section_have_no_other_columns(finished_run: Path) -> None:
+    """The page says that these tables have the columns of another one."""
+    text = (DOCS / "outputs.md").read_text("utf-8")
+    for name, shared in (
+        ("contacts", "desc-contrib_channels"),
+        ("parcelsByParticipant", "desc-parcels_contributions"),
+    ):
+        path = next(finished_run.glob(f"group_*_desc-{name}_contributions.tsv"))
+        columns = set(pd.read_csv(path, sep="\t", nrows=0).columns)
+        assert columns - {"participant"} <= set(_first_cells(_section(text, SECTION_OF[shared])))
+
+
+def test_sidecars_of_electrodes_are_on_the_page(finished_run: Path) -> None:
+    """Notes and counts in a sidecar are read by nobody who does not know of them."""
+    text = (DOCS / "outputs.md").read_text("utf-8")
+    known = {"Description", "Step"}
+    for ending in ("desc-selected_channels", "desc-contrib_channels", "desc-effect_map"):
+        sidecar = read_sidecar(next(iter(finished_run.rglob(f"*{ending}.*[!n]"))))
+        fields = {k for k, v in sidecar.items() if not (isinstance(v, dict) and "Description" in v)}
+        missing = {name for name in fields - known if f"`{name}" not in text}
+        assert missing <= {"Model", "Atlas"}, ending
+
+
+def test_every_step_is_on_the_page() -> None:
+    """People split runs by these names."""
+    text = (DOCS / "options.md").read_text("utf-8")
+    table = text.split("## The steps")[1].split("## ")[0]
+    assert tuple(_first_cells(table)) == STEPS
+
+
+def test_every_space_is_on_the_page_with_its_family() -> None:
+    """Whether coordinates are understood is the first question, and a wrong answer costs most."""
+    text = (DOCS / "contacts.md").read_text("utf-8").split("## Spaces")[1].split("## ")[0]
+    understood, refused = text.split("These are refused")
+    listed = set()
+    for row in understood.splitlines():
+        cells = row.split("|")
+        if len(cells) == 5 and cells[1].strip() in spaces.FAMILIES:
+            names = re.findall(r"`([^`]+)`", cells[2])
+            assert {spaces.family(name) for name in names} == {cells[1].strip()}
+            listed |= set(names)
+    assert listed == {name for names in spaces._MEMBERS.values() for name in names}
+    named = {name.lower() for name in _first_cells(refused)}
+    assert not any(spaces.is_usable(name) for name in named)
+    assert set(spaces._REFUSED) - {""} <= named
+
+
+def test_rules_of_selection_are_on_the_page() -> None:
+    """A rule that is not in the table is not used by anybody."""
+    text = (DOCS / "contacts.md").read_text("utf-8").split("## Selection")[1].split("## ")[0]
+    assert tuple(_first_cells(text)) == RULES
+    words = {"superior", "transverse", "middle", "banks", "supramarginal", "opercularis"}
+    words |= {"triangularis", "orbitalis", "insula", "pre-", "postcentral"}
+    assert len(words) == len(SPEECH_ROI)
+    assert all(word in text for word in words)
+    assert f"z = {VENTRAL_BELOW_MM:g} mm" in text
+
+
+def test_numbers_on_the_page_are_those_of_the_code() -> None:
+    """A number in prose outlives the constant that it was copied from."""
+    text = " ".join((DOCS / "contacts.md").read_text("utf-8").split())
+    kernel, config = Kernel(), Config()
+    for words in (
+        f"within {config.anatomy.max_distance:g} mm (`--atlas-max-distance`)",
+        f"a ball of {config.anatomy.ball_radius:g} mm",
+        f"`--radius` mm (default {config.selection.radius:g})",
+        f"at most {config.selection.responsive_q:g} (`responsive_q`)",
+        f"change place, {N_PERMUTATIONS:,} times",
+        f"Gaussian of {kernel.fwhm:g} mm full width at half maximum, cut off at {kernel.radius:g}",
+        f"sum to at least {kernel.min_density:g}, which is one contact at {kernel.fwhm / 2:g} mm",
+        f"further than {MAX_DEPTH_MM:g} mm from the middle",
+        "borders at {}, {}, {}, {} and {},".format(*brain.STEPS),
+        f"q ≤ {brain.Q:g}",
+    ):
+        assert words in text, words
+    assert {5: "five"}[MIN_PARTICIPANTS] in text
+    outputs = (DOCS / "outputs.md").read_text("utf-8")
+    assert re.search(r"\W+".join(map(str, SHAPE)), outputs)
