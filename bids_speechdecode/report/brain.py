@@ -151,7 +151,7 @@ def _contribution_marks(contacts: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, 
     order = np.argsort(contacts["contribution"].abs().fillna(-1).to_numpy(), kind="stable")
     ordered = contacts.iloc[order]
     size = marker_area(len(contacts))
-    for significant, edge, width, area in ((False, FAINT, 0.3, 1.0), (True, BLACK, 0.8, 1.5)):
+    for significant, edge, width, area in ((False, FAINT, 0.5, 1.0), (True, BLACK, 0.8, 1.5)):
         part = ordered[(ordered["q"] <= Q) == significant]
         if len(part):
             style = {"edgecolors": edge, "linewidths": width, "zorder": 1000 + significant}

@@ -31,6 +31,9 @@ from bids_speechdecode.report.figures import (
 
 MAX_REGIONS = 40  # rows of one figure: what fits a page
 MAX_SHAFTS = 28
+MAX_NAMES = 12  # participants whose names stand beside their points; more would overlap
+REGION_LETTERS = 34  # of a name beside its row
+SHAFT_LETTERS = 20  # of a name above its panel
 # An axis reaches to the first of these that holds its values, so that most reports share one.
 REACHES = (0.03, 0.06, 0.1, 0.2, 0.4, 1.0)
 SLACK = 1.06  # room for a marker at the end of an axis
@@ -64,6 +67,25 @@ def region_name(label: Any, hemisphere: Any) -> str:
     """Return ``superiortemporal L``."""
     side = "" if pd.isna(hemisphere) else f" {hemisphere}"
     return f"{label}{side}"
+
+
+def shortened(name: str, most: int) -> str:
+    """Return a name of at most `most` characters: its middle gives way, as sides are at the end.
+
+    Examples
+    --------
+    >>> shortened("G_and_S_cingul-Mid-Ant L", 15)
+    'G_and_S…d-Ant L'
+    """
+    if len(name) <= most:
+        return name
+    tail = (most - 1) // 2
+    return f"{name[: most - 1 - tail]}…{name[-tail:]}"
+
+
+def _region_rows(axes: Axes, regions: pd.DataFrame) -> None:
+    names = [region_name(r.label, r.hemisphere) for r in regions.itertuples()]
+    name_rows(axes, [shortened(name, REGION_LETTERS) for name in names])
 
 
 # -------------------------------------------------------------------------- of a participant
@@ -114,7 +136,7 @@ def region_contributions(contacts: pd.DataFrame) -> Figure:
         style: Any = {"edgecolors": BLACK, "linewidths": 0.5, "zorder": 3}
         axes.scatter(own["contribution"], y + np.asarray(shift), s=9, c=face, **style)
         _write_count(coverage, y, row["n_contacts"], str(row["n_contacts"]), color, filled=True)
-    name_rows(axes, [region_name(r.label, r.hemisphere) for r in means.itertuples()])
+    _region_rows(axes, means)
     axes.set_xlim(limits(contacts["contribution"]))
     coverage.set_xlim(0, 1.35 * max(means["n_contacts"].max(), 1))
     coverage.set_xlabel("Contacts (n)")
@@ -202,23 +224,40 @@ def shaft_contributions(contacts: pd.DataFrame) -> Figure:
         Columns name, group (the shaft), contribution, ci_low, ci_high (loss of mean relative
         rank), q, shaft_contribution and shaft_q.
     """
-    shafts = dict(list(shafts_of(contacts).items())[:MAX_SHAFTS])
+    shafts = drawn_shafts(contacts)
     columns = min(len(shafts), 4)
     rows = -(-len(shafts) // columns)
-    figure = Figure(figsize=(WIDTH * max(columns, 2) / 4, 1.3 * rows + 0.55), dpi=DPI)
+    # A name beside the words on the whole shaft has room for a few letters only.
+    on_two_lines = max(map(len, shafts)) > 8
+    height = 1.3 + 0.13 * on_two_lines
+    figure = Figure(figsize=(WIDTH * max(columns, 2) / 4, height * rows + 0.55), dpi=DPI)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for axes, (shaft, along) in zip(panels, shafts.items(), strict=False):
-        _draw_shaft(axes, shaft, along)
+        _draw_shaft(axes, along)
+        name = plain(shortened(shaft, SHAFT_LETTERS)) + "\n" * on_two_lines
+        axes.set_title(name, fontsize=8, pad=3)
     for spare in panels[len(shafts) :]:
         spare.set_visible(False)
     drawn = pd.concat(shafts.values())
     panels[0].set_ylim(limits(drawn[["contribution", "ci_low", "ci_high"]]))
     figure.supxlabel("Number of the contact on its shaft or grid", fontsize=9)
-    figure.supylabel("Contribution (loss of relative rank)", fontsize=9)
+    label = "Contribution (loss of relative rank)" if rows > 1 else "Contribution\n(loss of rank)"
+    figure.supylabel(label, fontsize=9, ha="center")
     return figure
 
 
-def _draw_shaft(axes: Axes, shaft: str, along: pd.DataFrame) -> None:
+def drawn_shafts(contacts: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the contacts of the shafts that a figure has room for: those that matter most."""
+    shafts = shafts_of(contacts)
+    worth = {
+        name: np.nanmax(np.abs(rows[["shaft_contribution", "contribution"]].to_numpy(float)))
+        for name, rows in shafts.items()
+    }
+    most = sorted(worth, key=lambda name: -worth[name])[:MAX_SHAFTS]
+    return {name: rows for name, rows in shafts.items() if name in most}
+
+
+def _draw_shaft(axes: Axes, along: pd.DataFrame) -> None:
     axes.axhline(0, color=BLACK, linewidth=0.7, linestyle=DASHED, zorder=1)
     axes.plot(along["number"], along["contribution"], color="#B8B8B8", linewidth=0.9, zorder=2)
     axes.vlines(along["number"], along["ci_low"], along["ci_high"], color=GREY, lw=1, zorder=2)
@@ -228,16 +267,12 @@ def _draw_shaft(axes: Axes, shaft: str, along: pd.DataFrame) -> None:
         (along[significant], BLACK, 1.0, 24),
     ):
         style: Any = {"s": size, "edgecolors": edge, "linewidths": width, "zorder": 3}
-        axes.scatter(part["number"], part["contribution"], c=_faces(part), **style)
-    axes.set_title(plain(shaft), fontsize=8, pad=3)
+        faces = contribution_hex(part["contribution"])
+        axes.scatter(part["number"], part["contribution"], c=faces, **style)
     axes.set_title(_shaft_words(along.iloc[0]), loc="right", fontsize=7, fontweight="normal", pad=3)
     axes.set_xlim(along["number"].min() - 0.7, along["number"].max() + 0.7)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.tick_params(labelsize=7, pad=2)
-
-
-def _faces(contacts: pd.DataFrame) -> Any:
-    return contribution_hex(contacts["contribution"])
 
 
 def _shaft_words(row: pd.Series) -> str:
@@ -274,7 +309,7 @@ def group_regions(regions: pd.DataFrame, participants: pd.DataFrame) -> Figure:
         color = HEMISPHERE_COLOR.get(str(row["hemisphere"]), GREY)
         counts = f"{row['n_participants']:.0f} ({row['n_contacts']:.0f})"
         _write_count(coverage, y, row["n_participants"], counts, color, filled=tested)
-    name_rows(axes, [region_name(r.label, r.hemisphere) for r in regions.itertuples()])
+    _region_rows(axes, regions)
     shown = regions.loc[regions["p"].notna(), ["ci_low", "ci_high"]]
     axes.set_xlim(limits(regions["mean"], shown, participants["mean"]))
     coverage.set_xlim(0, 1.75 * max(regions["n_participants"].max(), 1))
@@ -328,7 +363,7 @@ def auditory_benefit(table: pd.DataFrame) -> Figure:
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         axes.axhline(0, color=BLACK, linewidth=0.8, linestyle=DASHED, zorder=1)
         for row in table.to_dict("records"):
-            _draw_benefit(axes, row, kind)
+            _draw_benefit(axes, row, kind, named=len(table) <= MAX_NAMES)
         axes.set_xlabel("Distance of the nearest contact\nto primary auditory cortex (mm)")
         axes.set_ylabel("Gain in relative rank")
         axes.set_title(plain(benefit_title(table, kind)))
@@ -363,12 +398,12 @@ def benefit_interval(row: Any, kind: str) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _draw_benefit(axes: Axes, row: Any, kind: str) -> None:
+def _draw_benefit(axes: Axes, row: Any, kind: str, *, named: bool) -> None:
     x, y = row["distance_auditory"], row[f"benefit_{kind}"]
     if not (np.isfinite(x) and np.isfinite(y)):
         return
     axes.plot([x, x], benefit_interval(row, kind), color=BLUE, linewidth=1, zorder=2)
     face = BLUE if row["n_auditory"] > 0 else "white"
     axes.plot(x, y, "o", color=BLUE, markerfacecolor=face, markersize=5, zorder=3)
-    label = plain(row["participant"])
+    label = plain(row["participant"]) if named else ""
     axes.annotate(label, (x, y), (5, 3), textcoords="offset points", fontsize=7)

@@ -54,6 +54,7 @@ CONDITION_TO_MARKER = {
     "pretrained": "X",
 }
 CHANCE = 0.5
+MANY = 8  # participants, from which their marks are drawn smaller
 WIDTH = 7.0  # inches: two columns of a journal page
 STYLE: Any = {
     "font.family": ["sans-serif"],
@@ -344,9 +345,9 @@ def aligned_audio(recordings: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _participant_shifts(participants: Sequence[str]) -> dict[str, float]:
+def _participant_shifts(participants: Sequence[str], most: float = 0.16) -> dict[str, float]:
     """Return a sideways shift per participant, so that equal values stay visible."""
-    shifts = np.linspace(-0.16, 0.16, len(participants)) if len(participants) > 1 else [0.0]
+    shifts = np.linspace(-most, most, len(participants)) if len(participants) > 1 else [0.0]
     return dict(zip(participants, map(float, shifts), strict=True))
 
 
@@ -363,13 +364,15 @@ def group_ranks(participants: pd.DataFrame, group: pd.DataFrame) -> Figure:
     """
     figure = _figure(0.9 + 0.4 * len(group))
     axes = figure.subplots()
-    shift = _participant_shifts(sorted(participants["participant"].unique()))
+    names = sorted(participants["participant"].unique())
+    shift = _participant_shifts(names, 0.3 if len(names) > MANY else 0.16)
+    size = 3 if len(names) > MANY else 5
     for y, row in enumerate(group.to_dict("records")):
         key = (str(row["condition"]), str(row["audio"]))
         same = (participants["condition"] == key[0]) & (participants["audio"] == key[1])
         for own in participants[same].to_dict("records"):
             place = y + shift[own["participant"]]
-            axes.plot(own["relative_rank"], place, markersize=5, zorder=3, **_marker(*key))
+            axes.plot(own["relative_rank"], place, markersize=size, zorder=3, **_marker(*key))
         axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=GREY, linewidth=1, zorder=1)
         axes.plot([row["mean_rank"]] * 2, [y - 0.33, y + 0.33], color=BLACK, lw=2.2, zorder=2)
     labels = [
@@ -400,22 +403,26 @@ def group_contrasts(participants: pd.DataFrame, group: pd.DataFrame) -> Figure:
     group : data frame
         Columns contrast, audio, difference, ci_low, ci_high; one row per place on the axis.
     """
-    figure = _figure(1.0 + 0.5 * len(group))
+    names = sorted(participants["participant"].unique())
+    many = len(names) > MANY
+    figure = _figure(1.1 + (0.62 if many else 0.5) * len(group))
     axes = figure.subplots()
-    shift = _participant_shifts(sorted(participants["participant"].unique()))
+    shift = _participant_shifts(names, 0.34 if many else 0.16)
+    width, size = (0.5, 2.5) if many else (1.0, 4.0)
     for y, row in enumerate(group.to_dict("records")):
         same = (participants["contrast"] == row["contrast"]) & (
             participants["audio"] == row["audio"]
         )
         for own in participants[same].to_dict("records"):
             place = y + shift[own["participant"]]
-            axes.plot([own["ci_low"], own["ci_high"]], [place] * 2, color="#A8A8A8", linewidth=1)
-            axes.plot(own["difference"], place, "o", color=GREY, markersize=4)
+            axes.plot([own["ci_low"], own["ci_high"]], [place] * 2, color="#A8A8A8", lw=width)
+            axes.plot(own["difference"], place, "o", color=GREY, markersize=size)
+        axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=BLACK, linewidth=1.2, zorder=3)
         axes.plot([row["difference"]] * 2, [y - 0.3, y + 0.3], color=BLACK, linewidth=2.2, zorder=4)
     axes.axvline(0, color=BLACK, linestyle=(0, (4, 3)), linewidth=0.9)
     labels = [contrast_label(c, a) for c, a in zip(group["contrast"], group["audio"], strict=True)]
-    name_rows(axes, labels)
-    axes.set_xlabel("Difference in mean relative rank (negative: the first is better)")
+    name_rows(axes, [label.replace(f" {MINUS} ", f"\n{MINUS} ") for label in labels])
+    axes.set_xlabel("Difference in mean relative rank\n(negative: the first is better)")
     handles = [
         Line2D([], [], color=GREY, marker="o", linewidth=1, label="participant, with interval"),
         Line2D([], [], color=BLACK, linewidth=2.2, label="mean over participants"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from bids_speechdecode.bids.derivatives import read_table, write_text
-from bids_speechdecode.report import figures, methods
+from bids_speechdecode.report import alternatives, figures, methods
 from bids_speechdecode.report.figures import condition_label, contrast_label
 from bids_speechdecode.report.maps import anatomy_pages
 from bids_speechdecode.report.page import (
-    DASH,
     Missing,
     Picture,
     Table,
@@ -24,11 +25,14 @@ from bids_speechdecode.report.page import (
     entity,
     interval,
     is_simulated,
+    make_concluded_table,
     make_table,
     number,
     p_value,
     read_object,
+    readable,
     render,
+    sentences,
     tolerate,
 )
 from bids_speechdecode.report.results import latest_log, sorted_conditions
@@ -101,7 +105,7 @@ def write_group_report(root: Path, *, command: str) -> Path:
         simulated=simulated,
         command=command,
         missing=missing.items,
-        summary=summarise(results),
+        summary=summarise(results) + [text for page in anatomy for text in page.summary],
         anatomy=anatomy,
         tasks=[_task_page(report, task, results, simulated) for task in results.tasks],
         participants=participant_table(results),
@@ -183,7 +187,7 @@ def find_missing(results: GroupResults) -> Missing:
 
 def summarise(results: GroupResults) -> list[str]:
     """Return the result in plain sentences: the finetuned condition and the main contrast."""
-    sentences = []
+    told: list[str] = []
     n = results.participants["participant"].nunique()
     for task in results.tasks:
         own = task.conditions[task.conditions["condition"] != "pretrained"]
@@ -191,27 +195,43 @@ def summarise(results: GroupResults) -> list[str]:
             continue
         own = own[own["audio"] == "true"] if (own["audio"] == "true").any() else own
         best = own.iloc[int(np.argmin(own["mean_rank"].astype(float)))]
-        sentences.append(
+        told.append(
             f"Task {task.task}, {n} participant{'s' if n != 1 else ''}: the best condition was "
             f"“{condition_label(str(best['condition']), str(best['audio']))}”, with a mean "
             f"relative rank of {number(best['mean_rank'])} (chance 0.500, best 0)."
         )
-        sentences += _conclusions(best)
+        told += _conclude(str(best["conclusion"]), told)
         main = task.contrasts[task.contrasts["contrast"] == "finetuned-taskonly"]
         for _, row in main[main["audio"] == best["audio"]].iterrows():
-            sentences.append(
+            told.append(
                 f"Pretraining changed the mean rank by {number(row['difference'])} compared with "
                 "the task data alone (negative: better)."
             )
-            sentences += _conclusions(row)
-    return sentences or ["There is no result yet: the group level has not written any tables."]
+            told += _conclude(named_conclusion(row), told)
+    return told or ["There is no result yet: the group level has not written any tables."]
 
 
-def _conclusions(row: pd.Series) -> list[str]:
-    text = "" if pd.isna(row["conclusion"]) else str(row["conclusion"]).strip()
-    if not text:
+def _conclude(conclusion: str, told: list[str]) -> list[str]:
+    """Return a conclusion as sentences, without what was told before but for its numbers."""
+    if conclusion in ("", "nan", "None"):
         return []
-    return [text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")]
+    before = {without_brackets(sentence) for text in told for sentence in sentences(text)}
+    new = [s for s in sentences(readable(conclusion)) if without_brackets(s) not in before]
+    text = " ".join(new)
+    return [text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")] if text else []
+
+
+def without_brackets(text: str) -> str:
+    """Return a sentence without what it says in brackets."""
+    return re.sub(r" *\([^)]*\)", "", text)
+
+
+def named_conclusion(row: Mapping[Any, Any]) -> str:
+    """Return what was concluded about a contrast, with its conditions as the page calls them."""
+    text = "" if pd.isna(row["conclusion"]) else str(row["conclusion"]).strip()
+    for name in str(row["contrast"]).split("-"):
+        text = re.sub(rf"\b{re.escape(name)}\b", f"“{condition_label(name)}”", text)
+    return text
 
 
 # ---------------------------------------------------------------------------- tables
@@ -238,7 +258,8 @@ def _report_links(root: Path, results: GroupResults) -> list[str]:
 
 
 def _test_table(table: pd.DataFrame, what: str, value: str, labels: list[str]) -> Table:
-    columns = [what, "n", value, "95% CI", "p", "Smallest possible p", "Alone", "Conclusion"]
+    columns = [what, "n", value, "95% CI", "p", "Smallest possible p", "Alone"]
+    records = table.to_dict("records")
     rows = [
         (
             label,
@@ -248,11 +269,16 @@ def _test_table(table: pd.DataFrame, what: str, value: str, labels: list[str]) -
             p_value(row["p"]),
             p_value(row["p_min"]),
             f"{count(row['n_better'])} of {count(row['n_participants'])}",
-            DASH if pd.isna(row["conclusion"]) else str(row["conclusion"]),
         )
-        for label, row in zip(labels, table.to_dict("records"), strict=True)
+        for label, row in zip(labels, records, strict=True)
     ]
-    return make_table(columns, rows, columns[1:7])
+    conclusions = [
+        named_conclusion(row)
+        if "contrast" in row
+        else ("" if pd.isna(row["conclusion"]) else str(row["conclusion"]))
+        for row in records
+    ]
+    return make_concluded_table(columns, rows, conclusions, columns[1:])
 
 
 def _task_page(
@@ -279,16 +305,18 @@ def _task_page(
 def _draw(
     report: Path, task: TaskResults, results: GroupResults, simulated: bool
 ) -> dict[str, Picture]:
-    drawn = {}
+    drawn: dict[str, tuple[Figure, str]] = {}
     if len(task.conditions) and len(results.participants):
         own_rows = task.conditions[["condition", "audio", "task"]]
         shown = results.participants.merge(own_rows, on=["condition", "audio", "task"])
-        drawn["conditions"] = figures.group_ranks(shown, task.conditions)
+        words = alternatives.conditions(task.conditions, "mean_rank")
+        drawn["conditions"] = figures.group_ranks(shown, task.conditions), words
     if len(task.contrasts):
         own = results.participant_contrasts
         if "task" in own:
             own = own[own["task"].astype(str) == task.task]
-        drawn["contrasts"] = figures.group_contrasts(own, task.contrasts)
+        words = alternatives.contrasts(task.contrasts)
+        drawn["contrasts"] = figures.group_contrasts(own, task.contrasts), words
     titles = {
         "conditions": "Mean relative rank of every participant in every condition",
         "contrasts": "Differences between conditions in every participant",
@@ -301,6 +329,7 @@ def _draw(
             figure,
             titles[name],
             simulated,
+            words,
         )
-        for name, figure in drawn.items()
+        for name, (figure, words) in drawn.items()
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,31 +10,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from bids_speechdecode.bids.derivatives import read_table
-from bids_speechdecode.report import brain, brain_maps, charts
+from bids_speechdecode.report import alternatives, brain, brain_maps, charts
 from bids_speechdecode.report.brain_maps import GroupMap
-from bids_speechdecode.report.electrodes import (
-    TEMPLATE,
-    Described,
-    located,
-    read_described,
-)
+from bids_speechdecode.report.electrode_tables import Described, read_described
+from bids_speechdecode.report.electrodes import TEMPLATE, Drawn, located
 from bids_speechdecode.report.figures import condition_label
 from bids_speechdecode.report.page import (
-    DASH,
     Picture,
     Table,
     add_picture,
     count,
     entity,
     interval,
+    make_concluded_table,
     make_table,
     number,
     p_value,
 )
 from bids_speechdecode.report.view3d import contact_view
+from bids_speechdecode.report.where import regions_in_words
 
 TITLES = {
     "contacts": "Contribution of every electrode of every participant",
@@ -75,6 +71,8 @@ class AnatomyPage:
     notes: tuple[str, ...]
     model: str
     outlined: bool  # whether the electrodes have a q-value of their own
+    summary: tuple[str, ...]  # where, in sentences for the top of the report
+    not_drawn: str  # what the picture of the regions had no room for
 
 
 def anatomy_pages(root: Path, report: Path, simulated: bool) -> list[AnatomyPage]:
@@ -95,8 +93,9 @@ def _page(root: Path, report: Path, task: str, simulated: bool) -> AnatomyPage:
             figure,
             TITLES[what],
             simulated,
+            words,
         )
-        for what, figure in _draw(found, surfaces, volumes)
+        for what, figure, words in _draw(found, surfaces, volumes)
     }
     contacts = located(found["contacts"].table, TEMPLATE)
     tables = {
@@ -114,6 +113,8 @@ def _page(root: Path, report: Path, task: str, simulated: bool) -> AnatomyPage:
         tuple(notes),
         condition_label(str(found["contacts"].sidecar.get("Model") or "")),
         bool(contacts["q"].notna().any()),
+        tuple(regions_in_words(found["parcels"], found["contacts"].table)),
+        not_drawn(found["parcels"].table),
     )
 
 
@@ -156,20 +157,31 @@ def _volumes(root: Path, task: str) -> list[GroupMap]:
 
 def _draw(
     found: Mapping[str, Described], surfaces: list[GroupMap], volumes: list[GroupMap]
-) -> Iterator[tuple[str, Figure]]:
-    """Yield the figures for which there are data."""
+) -> Drawn:
+    """Yield the figures for which there are data, each with its words."""
     if len(contacts := located(found["contacts"].table, TEMPLATE)):
-        yield "contacts", brain.contribution_brain(contacts)
-    if len(found["parcels"].table):
+        words = alternatives.contributions(contacts)
+        yield "contacts", brain.contribution_brain(contacts), words
+    if len(parcels := found["parcels"].table):
         own = found["parcelsByParticipant"].table
-        yield "parcels", charts.group_regions(found["parcels"].table, own)
+        yield "parcels", charts.group_regions(parcels, own), alternatives.parcels(parcels)
     if surfaces:
-        yield "surface", brain_maps.surface_maps(surfaces)
+        yield "surface", brain_maps.surface_maps(surfaces), alternatives.surface(surfaces)
     if volumes:
-        yield "volume", brain_maps.volume_maps(volumes)
+        yield "volume", brain_maps.volume_maps(volumes), alternatives.volume(volumes)
     auditory = found["auditory"].table
     if charts.benefits(auditory) and auditory["distance_auditory"].notna().any():
-        yield "auditory", charts.auditory_benefit(auditory)
+        yield "auditory", charts.auditory_benefit(auditory), alternatives.auditory(auditory)
+
+
+def not_drawn(parcels: pd.DataFrame) -> str:
+    """Return which regions the picture has no room for, in a sentence."""
+    if len(parcels) <= charts.MAX_REGIONS:
+        return ""
+    return (
+        f"Drawn are {charts.MAX_REGIONS} of {len(parcels)} regions: tested ones by their mean, "
+        "then those seen in the most participants; the table has all."
+    )
 
 
 # --------------------------------------------------------------------------------- tables
@@ -178,7 +190,8 @@ def _draw(
 def parcel_table(table: pd.DataFrame) -> Table:
     """Return the contribution of every region with its coverage and what it allows to say."""
     columns = ["Region", "Participants", "Electrodes", "Coverage (%)", "Mean", "95% CI", "p"]
-    columns += ["Smallest possible p", "q", "Conclusion"]
+    columns += ["Smallest possible p", "q"]
+    ordered = charts.ordered_regions(table, len(table)).to_dict("records")
     rows = [
         (
             charts.region_name(row["label"], row["hemisphere"]),
@@ -190,18 +203,22 @@ def parcel_table(table: pd.DataFrame) -> Table:
             p_value(row["p"]),
             p_value(row["p_min"]),
             p_value(row["q"]),
-            row["conclusion"] or DASH,
         )
-        for row in charts.ordered_regions(table, len(table)).to_dict("records")
+        for row in ordered
     ]
-    return make_table(columns, rows, columns[1:9])
+    return make_concluded_table(columns, rows, _conclusions(ordered), columns[1:])
+
+
+def _conclusions(rows: list[dict[Any, Any]]) -> list[str]:
+    return [row["conclusion"] or "" for row in rows]
 
 
 def comparison_table(table: pd.DataFrame) -> Table:
     """Return the comparisons between regions that could be made, the clearest first."""
     columns = ["Regions", "Participants with both", "Difference", "95% CI", "p"]
-    columns += ["Smallest possible p", "q", "Conclusion"]
+    columns += ["Smallest possible p", "q"]
     compared = table.dropna(subset=["p"]).sort_values(["p", "difference"], kind="stable")
+    shown = compared[:MAX_COMPARISONS].to_dict("records")
     rows = [
         (
             f"{row['region_1']} against {row['region_2']}",
@@ -211,11 +228,10 @@ def comparison_table(table: pd.DataFrame) -> Table:
             p_value(row["p"]),
             p_value(row["p_min"]),
             p_value(row["q"]),
-            row["conclusion"] or DASH,
         )
-        for row in compared[:MAX_COMPARISONS].to_dict("records")
+        for row in shown
     ]
-    return make_table(columns, rows, columns[1:7])
+    return make_concluded_table(columns, rows, _conclusions(shown), columns[1:])
 
 
 def auditory_table(table: pd.DataFrame) -> Table:
@@ -238,7 +254,8 @@ def auditory_table(table: pd.DataFrame) -> Table:
 def correlation_table(table: pd.DataFrame) -> Table:
     """Return how the benefits go with the coverage of auditory cortex over participants."""
     columns = ["Benefit", "Coverage", "Participants", "Spearman's rho", "p"]
-    columns += ["Smallest possible p", "Conclusion"]
+    columns += ["Smallest possible p"]
+    records = table.to_dict("records")
     rows = [
         (
             COLUMN_TO_WORDS.get(str(row.get("benefit")), str(row.get("benefit"))),
@@ -247,11 +264,10 @@ def correlation_table(table: pd.DataFrame) -> Table:
             number(row["rho"], 2),
             p_value(row["p"]),
             p_value(row["p_min"]),
-            row["conclusion"] or DASH,
         )
-        for row in table.to_dict("records")
+        for row in records
     ]
-    return make_table(columns, rows, columns[2:6])
+    return make_concluded_table(columns, rows, _conclusions(records), columns[2:])
 
 
 COLUMN_TO_WORDS = {

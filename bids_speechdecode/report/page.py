@@ -6,7 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +19,66 @@ from matplotlib.figure import Figure
 
 from bids_speechdecode import __version__
 from bids_speechdecode.bids.derivatives import write_text
-from bids_speechdecode.report.figures import MINUS, mark_simulated
+from bids_speechdecode.report.figures import MINUS, WIDTH, mark_simulated
 
 DASH = "\N{EN DASH}"  # where there is no value
+SVG_DPI = 72  # what matplotlib counts in an SVG
+
+
+WIDE = 9  # columns from which a table is set smaller
+# Columns of file names, which may be torn apart at an underscore only.
+FILE_COLUMNS = frozenset({"Recording", "Sound"})
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a report: every cell is text, and the page escapes it."""
+    """A table of a report: every cell is text, and the page escapes it.
+
+    Attributes
+    ----------
+    columns : tuple of str
+    rows : tuple of tuples of str
+    numeric : frozenset of str
+        Columns set flush right.
+    shared : str
+        What holds for every row, said once above them.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numeric: frozenset[str] = frozenset()
+    shared: str = ""
+
+    @property
+    def wide(self) -> bool:
+        """Whether it has so many columns that they are set smaller."""
+        return len(self.columns) >= WIDE
+
+    @property
+    def file_columns(self) -> frozenset[str]:
+        """The columns that hold file names."""
+        return FILE_COLUMNS & set(self.columns)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure inside the page, also kept as the file `path` (relative to the report)."""
+    """A figure inside the page, also kept as the file `path` (relative to the report).
+
+    Attributes
+    ----------
+    svg : Markup
+    path, title : str
+    alternative : str
+        What the picture shows, with its main numbers, for those who cannot see it.
+    share : float
+        Width of the figure as a share of a full one, so that no figure is blown up.
+    """
 
     svg: Markup
     path: str
     title: str
+    alternative: str
+    share: float
 
 
 @dataclass
@@ -58,6 +97,45 @@ def make_table(
 ) -> Table:
     """Return a table; the columns named in `numeric` are set flush right."""
     return Table(tuple(columns), tuple(tuple(row) for row in rows), frozenset(numeric))
+
+
+def make_concluded_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    conclusions: Sequence[str],
+    numeric: Iterable[str] = (),
+) -> Table:
+    """Return a table with a last column of conclusions; what all share is said once above it."""
+    shared, own = share_sentences([readable(text) for text in conclusions])
+    if not any(own):
+        return replace(make_table(columns, rows, numeric), shared=shared)
+    body = [(*row, text or DASH) for row, text in zip(rows, own, strict=True)]
+    return replace(make_table([*columns, "Conclusion"], body, numeric), shared=shared)
+
+
+def readable(text: str) -> str:
+    """Return the text of a table on disk as a page prints it."""
+    return text.replace("<=", "≤")
+
+
+def share_sentences(texts: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the sentences with which several texts all begin, and what each says after them.
+
+    Examples
+    --------
+    >>> share_sentences(["Too few. 2 of 2 better.", "Too few. 1 of 2 better."])
+    ('Too few.', ['2 of 2 better.', '1 of 2 better.'])
+    """
+    parts = [sentences(text) for text in texts]
+    n = 0
+    while len(parts) > 1 and all(len(own) > n and own[n] == parts[0][n] for own in parts):
+        n += 1
+    return " ".join(parts[0][:n]) if parts else "", [" ".join(own[n:]) for own in parts]
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a text; a full stop before a space ends one."""
+    return [part for part in re.split(r"(?<=\.)\s+", text.strip()) if part]
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -102,7 +180,6 @@ def clock(seconds: Any) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.1f} s"
 
 
-# Words that pandas would take for booleans ("true" audio) or numbers (a task called 1).
 def read_object(path: Path) -> dict[str, Any]:
     """Return a JSON object, empty where the file is absent."""
     if not path.is_file():
@@ -130,20 +207,33 @@ def figure_svg(figure: Figure, name: str) -> str:
     silent = dict.fromkeys(["Date", "Creator", "Format", "Type"])
     buffer = io.StringIO()
     with matplotlib.rc_context(settings):
+        if engine := figure.get_layout_engine():
+            # matplotlib would draw everything once more only to find the same layout.
+            figure.set_dpi(SVG_DPI)
+            engine.execute(figure)
+            figure.set_layout_engine("none")
         figure.savefig(buffer, format="svg", metadata=silent)
     return buffer.getvalue()
 
 
 def add_picture(
-    report: Path, folder: Path, stem: str, figure: Figure, title: str, simulated: bool
+    report: Path,
+    folder: Path,
+    stem: str,
+    figure: Figure,
+    title: str,
+    simulated: bool,
+    alternative: str = "",
 ) -> Picture:
     """Save a figure as ``folder/stem.svg`` and return it for the page `report`."""
+    share = figure.get_figwidth() / WIDTH
     path = folder / f"{stem}.svg"
     svg = figure_svg(mark_simulated(figure) if simulated else figure, stem)
     write_text(path, svg)
     # matplotlib escapes all text in its SVG, so the picture may enter the page as it is.
     inline = Markup(own_identifiers(svg[svg.index("<svg") :], stem))
-    return Picture(inline, path.relative_to(report.parent).as_posix(), title)
+    place = path.relative_to(report.parent).as_posix()
+    return Picture(inline, place, title, " ".join([f"{title}.", alternative]).strip(), share)
 
 
 def own_identifiers(svg: str, prefix: str) -> str:

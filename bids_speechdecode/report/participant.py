@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from bids_speechdecode.bids.derivatives import write_text
-from bids_speechdecode.report import figures, methods
+from bids_speechdecode.report import alternatives, figures, methods
 from bids_speechdecode.report.electrodes import electrode_pages
 from bids_speechdecode.report.figures import Key, condition_label
 from bids_speechdecode.report.page import (
@@ -32,10 +33,10 @@ from bids_speechdecode.report.results import (
     latest_log,
     read_results,
 )
-from bids_speechdecode.report.tables import make_tables
+from bids_speechdecode.report.tables import make_tables, short_label
+from bids_speechdecode.report.where import electrodes_in_words
 
 MAX_ROWS_DRAWN = 40  # recordings in one figure; more would not fit a page
-MAX_MESSAGES = 100
 
 
 def write_participant_report(
@@ -128,7 +129,10 @@ def summarise(results: Results) -> list[str]:
     ]
     main = results.contrasts[results.contrasts["contrast"] == "finetuned-taskonly"]
     main = main[main["audio"] == best["audio"]]
-    return sentences + [_contrast_sentence(row, level) for row in main.to_dict("records")]
+    sentences += [_contrast_sentence(row, level) for row in main.to_dict("records")]
+    for found in results.contributions.values():
+        sentences += electrodes_in_words(found, level)
+    return sentences
 
 
 def _verdict(best: pd.Series) -> str:
@@ -159,7 +163,7 @@ def list_messages(log_lines: tuple[str, ...]) -> list[tuple[str, str, int]]:
         elif inside and line.startswith("  "):  # an error's details follow on indented lines
             found[-1] = (found[-1][0], f"{found[-1][1]}\n{line}")
         inside = match is not None or (inside and line.startswith("  "))
-    return [(*message, times) for message, times in Counter(found).items()][:MAX_MESSAGES]
+    return [(*message, times) for message, times in Counter(found).items()]
 
 
 def draw_pictures(
@@ -167,25 +171,29 @@ def draw_pictures(
 ) -> dict[str, Picture]:
     """Draw and save the figures for which there are data."""
     recordings = results.plan.get("recordings", [])[:MAX_ROWS_DRAWN]
-    drawn = {}
-    if len(results.conditions):
-        drawn["conditions"] = figures.condition_ranks(results.conditions)
-    if results.ranks:
-        drawn["ranks"] = figures.rank_histograms(results.ranks)
-    if results.draws:
-        drawn["nulls"] = figures.null_distributions(results.draws, _observed(results.conditions))
+    drawn: dict[str, tuple[Figure, str]] = {}
+    if len(table := results.conditions):
+        drawn["conditions"] = figures.condition_ranks(table), alternatives.conditions(table)
+    if found := results.ranks:
+        drawn["ranks"] = figures.rank_histograms(found), alternatives.ranks(found)
+    if draws := results.draws:
+        means = _observed(results.conditions)
+        words = alternatives.nulls(draws, means)
+        drawn["nulls"] = figures.null_distributions(draws, means), words
     if recordings:
-        drawn["alignment"] = figures.aligned_audio(recordings)
-    if results.spectra:
-        drawn["spectra"] = figures.power_spectra(results.spectra)
-    if results.histories:
-        drawn["training"] = figures.training_curves(results.histories)
+        named = [{**recording, "label": short_label(recording)} for recording in recordings]
+        drawn["alignment"] = figures.aligned_audio(named), alternatives.alignment(recordings)
+    if spectra := results.spectra:
+        drawn["spectra"] = figures.power_spectra(spectra), alternatives.spectra(spectra)
+    if histories := results.histories:
+        words = alternatives.training(histories)
+        drawn["training"] = figures.training_curves(histories), words
     folder = report.parent / f"sub-{participant}" / "figures"
     return {
         name: add_picture(
-            report, folder, f"sub-{participant}_desc-{name}", figure, TITLES[name], simulated
+            report, folder, f"sub-{participant}_desc-{name}", figure, TITLES[name], simulated, words
         )
-        for name, figure in drawn.items()
+        for name, (figure, words) in drawn.items()
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 
 from bids_speechdecode.bids.derivatives import read_table
 from bids_speechdecode.report import figures, methods
-from bids_speechdecode.report.electrodes import (
+from bids_speechdecode.report.electrode_tables import (
     CONTRIBUTION_COLUMNS,
     SELECTED_COLUMNS,
     Described,
@@ -89,8 +90,8 @@ def read_results(folder: Path, log_dir: Path | None) -> Results:
             (entity(path, "task"), tolerate(read_table(path), ["frequency", "before", "after"]))
             for path in _ending(files, "_spectra.tsv")
         ),
-        selections=_read_electrodes(files, "desc-selected_channels.tsv", SELECTED_COLUMNS),
-        contributions=_read_electrodes(files, "desc-contrib_channels.tsv", CONTRIBUTION_COLUMNS),
+        selections=_read_electrodes(folder, "selected", SELECTED_COLUMNS),
+        contributions=_read_electrodes(folder, "contrib", CONTRIBUTION_COLUMNS),
         environment=read_object(log / "environment.json"),
         settings=methods.read_settings(settings_path) if settings_path.is_file() else None,
         settings_text=_read_text(settings_path),
@@ -102,12 +103,11 @@ def _ending(files: list[Path], ending: str) -> list[Path]:
     return [path for path in files if path.name.endswith(ending)]
 
 
-def _read_electrodes(files: list[Path], ending: str, columns: list[str]) -> dict[str, Described]:
-    """Return the table of each task with its sidecar."""
-    return {
-        entity(path, "task"): read_described(path, read_table(path), columns)
-        for path in _ending(files, ending)
-    }
+def _read_electrodes(folder: Path, desc: str, columns: list[str]) -> dict[str, Described]:
+    """Return the participant's table of each task with its sidecar; none of single recordings."""
+    pattern = re.compile(rf"{re.escape(folder.name)}_task-[^_]+_desc-{desc}_channels\.tsv")
+    paths = sorted(p for p in (folder / "ieeg").glob("*.tsv") if pattern.fullmatch(p.name))
+    return {entity(path, "task"): read_described(path, read_table(path), columns) for path in paths}
 
 
 def _read_text(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,7 +38,7 @@ def make_tables(results: Results) -> dict[str, Table]:
         ),
         "notes": make_table(
             ["Recording", "Note"],
-            [(str(r.get("label")), str(n)) for r in recordings for n in r.get("notes", [])],
+            [(short_label(r), str(n)) for r in recordings for n in r.get("notes", [])],
         ),
         "alignment": _alignment_table(recordings),
         "environment": make_table(["Item", "Value"], list(_flatten(results.environment))),
@@ -106,6 +107,11 @@ def _read_contrast(row: Mapping[Any, Any]) -> str:
     return f"{condition_label(winner)} is better than {condition_label(loser)}"
 
 
+def short_label(recording: Mapping[str, Any]) -> str:
+    """Return a recording's label without the participant, whom the whole page is about."""
+    return re.sub(r"^sub-[^_]+_(?=.)", "", str(recording.get("label")))
+
+
 def _recording_table(recordings: list[Mapping[str, Any]]) -> Table:
     columns = ["Recording", "Used for", "Format", "Rate (Hz)", "Duration", "Channels kept"]
     columns += ["Split", "Windows (train / val / test)"]
@@ -116,7 +122,7 @@ def _recording_table(recordings: list[Mapping[str, Any]]) -> Table:
         rate = r.get("sampling_frequency")
         rows.append(
             (
-                str(r.get("label")),
+                short_label(r),
                 {"pretrain": "pretraining", "finetune": "task"}.get(str(r.get("role")), DASH),
                 str(r.get("format")),
                 DASH if rate is None else f"{float(rate):g}",
@@ -143,16 +149,16 @@ def _dropped_table(recordings: list[Mapping[str, Any]]) -> Table:
 
 
 def _alignment_table(recordings: list[Mapping[str, Any]]) -> Table:
-    columns = ["Recording", "Sound", "Version", "From", "To", "Sound = a t + b (s)"]
-    columns += ["Drift (ppm)", "Residual (ms)", "Anchors", "Read as"]
+    columns = ["Recording", "Sound", "Version", "From", "To", "Offset (s)", "Drift (ppm)"]
+    columns += ["Residual (ms)", "Anchors", "Read as"]
     rows = [
         (
-            str(recording.get("label")),
+            short_label(recording),
             str(segment.get("stimulus")),
             str(segment.get("version")),
             clock(segment.get("start")),
             clock(segment.get("stop")),
-            _clock_map(segment),
+            number(segment.get("offset")),
             number(segment.get("drift_ppm"), 1),
             number(segment.get("residual_ms"), 1),
             count(segment.get("n_anchors")),
@@ -161,15 +167,7 @@ def _alignment_table(recordings: list[Mapping[str, Any]]) -> Table:
         for recording in recordings
         for segment in recording.get("alignment", [])
     ]
-    return make_table(columns, rows, [*columns[3:5], *columns[6:9]])
-
-
-def _clock_map(segment: Mapping[str, Any]) -> str:
-    slope, offset = segment.get("slope"), segment.get("offset")
-    if slope is None:
-        return DASH
-    text = f"a = {float(slope):.8f}"
-    return text if offset is None else f"{text}, b = {number(offset)}"
+    return make_table(columns, rows, columns[3:9])
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
