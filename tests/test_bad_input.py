@@ -675,7 +675,7 @@ def test_a_recording_shorter_than_its_sidecar_is_noted(tiny_copy: Path, tmp_path
         (lambda d: link_to_nowhere(electrodes(d)), "is not used: The content of a file"),
         (lambda d: electrodes(d, "coordsystem.json").write_text("{"), "is not used: A JSON"),
         (lambda d: edit(electrodes(d), "RHG", "LXX"), "used channels are not in it"),
-        (lambda d: electrodes(d, "coordsystem.json").unlink(), "positions are not used"),
+        (lambda d: electrodes(d, "coordsystem.json").unlink(), "taken for mm"),
     ],
     ids=["binary", "empty", "not downloaded", "coordsystem", "other names", "no coordsystem"],
 )

@@ -59,12 +59,13 @@ def check_positions(
     sides = list(np.asarray(hemispheres, dtype=object)[known]) if len(hemispheres) else []
     positions = positions_mm[known]
     tissue = tissue or (mni152_tissue() if group == "MNI152" else None)
-    away = _distance_to_head(positions, group)
+    distance = _distance_to_middle(positions, group)
+    far = distance > (2 * _HEAD_RADIUS if group == "native" else _HEAD_RADIUS)
     return (
         *_collapsed(positions),
-        *_outside_head(names, away),
+        *_outside_head(names, distance, far),
         *_wrong_side(names, positions, sides, group),
-        *(_outside_brain(names, positions, away == 0, tissue) if tissue else ()),
+        *(_outside_brain(names, positions, ~far, tissue) if tissue else ()),
     )
 
 
@@ -79,9 +80,8 @@ def _collapsed(positions: np.ndarray) -> Iterator[str]:
     spacing = median_spacing(positions)
     if spacing < _CLOSEST:
         yield (
-            f"half of the contacts lie within {spacing:.2g} mm of another: unless they are "
-            "microelectrodes their unit is cm or m and not the one that coordsystem.json says, and "
-            "labels and distances are wrong"
+            f"half of the contacts lie within {spacing:.2g} mm of another: their unit may be cm "
+            "or m and not the one that coordsystem.json says, and their labels wrong"
         )
 
 
@@ -95,20 +95,18 @@ def median_spacing(positions_mm: np.ndarray) -> float:
     return float(np.median(spatial.cKDTree(distinct).query(distinct, k=2)[0][:, 1]))
 
 
-def _distance_to_head(positions: np.ndarray, group: str) -> np.ndarray:
-    """Return how far each contact is outside of any head, shape (n,), mm; 0 inside."""
+def _distance_to_middle(positions: np.ndarray, group: str) -> np.ndarray:
+    """Return how far each contact is from the middle of the head, shape (n,), mm."""
     # The origin of a scanner is anywhere; contacts of one head are at least near each other.
     middle = np.median(positions, axis=0) if group == "native" else _HEAD_MIDDLE
-    radius = 2 * _HEAD_RADIUS if group == "native" else _HEAD_RADIUS
-    return np.maximum(np.linalg.norm(positions - middle, axis=1) - radius, 0)
+    return np.linalg.norm(positions - middle, axis=1)
 
 
-def _outside_head(names: Sequence[str], away: np.ndarray) -> Iterator[str]:
-    far = away > 0
+def _outside_head(names: Sequence[str], distance: np.ndarray, far: np.ndarray) -> Iterator[str]:
     if far.any():
         yield (
-            f"{_count(far)} contacts outside of any head, by up to {away.max():.0f} mm "
-            f"({_examples(names, far)}): check the unit and the space of coordsystem.json"
+            f"{_count(far)} contacts outside of any head, up to {distance.max():.0f} mm from its "
+            f"middle ({_examples(names, far)}): check the unit and the space of coordsystem.json"
         )
 
 

@@ -142,7 +142,9 @@ def _read_tables(plan: ParticipantPlan) -> tuple[list[tuple[str, Electrodes]], l
 
 def _merge(name: str, tables: Iterable[tuple[str, Electrodes]]) -> tuple[Space, list[str]]:
     """Join the tables of one space, such as those of several sessions; the first one wins."""
-    space = Space(name, place_of := {}, group_of := {}, side_of := {})
+    place_of: dict[str, np.ndarray] = {}
+    group_of: dict[str, str] = {}
+    side_of: dict[str, str] = {}
     moved: dict[str, list[str]] = {}
     for file, table in tables:
         sides, groups = table.hemispheres, table.groups
@@ -154,7 +156,7 @@ def _merge(name: str, tables: Iterable[tuple[str, Electrodes]]) -> tuple[Space, 
                 place_of[contact], group_of[contact], side_of[contact] = place, group, side
             elif np.linalg.norm(before - place) > _SAME_PLACE_MM:
                 moved.setdefault(file, []).append(contact)
-    return space, [
+    return Space(name, place_of, group_of, side_of), [
         f"space {name}: {len(contacts)} contacts lie elsewhere in {file} than in a table before "
         f"it, which is used: {list_some(contacts, 3)}"
         for file, contacts in moved.items()
