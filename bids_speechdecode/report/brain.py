@@ -45,7 +45,7 @@ Q = 0.05  # a contribution of at most this q-value is outlined
 MAX_REASONS = 5
 DPI = 200  # of what is kept as pixels inside a figure
 
-FAINT = "#7a7a7a"  # the edge of a contact that is not significant
+FAINT = "#5a5a5a"  # the edge of a contact that is not significant
 FREE_STYLE: Any = STYLE | {"figure.constrained_layout.use": False}  # nilearn places its own axes
 _REASON_MARKS = ((VERMILION, "X"), (ORANGE, "^"), (PURPLE, "s"), (GREEN, "D"), (SKY, "v"))
 
@@ -151,7 +151,7 @@ def _contribution_marks(contacts: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, 
     order = np.argsort(contacts["contribution"].abs().fillna(-1).to_numpy(), kind="stable")
     ordered = contacts.iloc[order]
     size = marker_area(len(contacts))
-    for significant, edge, width, area in ((False, FAINT, 0.5, 1.0), (True, BLACK, 0.8, 1.5)):
+    for significant, edge, width, area in ((False, FAINT, 0.6, 1.0), (True, BLACK, 1.0, 1.5)):
         part = ordered[(ordered["q"] <= Q) == significant]
         if len(part):
             style = {"edgecolors": edge, "linewidths": width, "zorder": 1000 + significant}

@@ -31,6 +31,7 @@ from bids_speechdecode.report.figures import (
 
 MAX_REGIONS = 40  # rows of one figure: what fits a page
 MAX_SHAFTS = 28
+NEAR_MM = 5.0  # least length of the axis of distances
 MAX_NAMES = 12  # participants whose names stand beside their points; more would overlap
 REGION_LETTERS = 34  # of a name beside its row
 SHAFT_LETTERS = 20  # of a name above its panel
@@ -242,7 +243,7 @@ def shaft_contributions(contacts: pd.DataFrame) -> Figure:
     panels[0].set_ylim(limits(drawn[["contribution", "ci_low", "ci_high"]]))
     figure.supxlabel("Number of the contact on its shaft or grid", fontsize=9)
     label = "Contribution (loss of relative rank)" if rows > 1 else "Contribution\n(loss of rank)"
-    figure.supylabel(label, fontsize=9, ha="center")
+    figure.supylabel(label, fontsize=9)
     return figure
 
 
@@ -359,15 +360,18 @@ def auditory_benefit(table: pd.DataFrame) -> Figure:
         benefit_<what>_ci_high (difference of mean relative rank; positive: better with it).
     """
     kinds = benefits(table)
+    furthest = max(NEAR_MM, float(table["distance_auditory"].max()))
+    places = _beside_each_other(table["distance_auditory"], 0.02 * furthest)
     figure = Figure(figsize=(WIDTH, 2.9), dpi=DPI)
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         axes.axhline(0, color=BLACK, linewidth=0.8, linestyle=DASHED, zorder=1)
-        for row in table.to_dict("records"):
-            _draw_benefit(axes, row, kind, named=len(table) <= MAX_NAMES)
+        for row, x in zip(table.to_dict("records"), places, strict=True):
+            _draw_benefit(axes, x, row, kind, named=len(table) <= MAX_NAMES)
         axes.set_xlabel("Distance of the nearest contact\nto primary auditory cortex (mm)")
         axes.set_ylabel("Gain in relative rank")
         axes.set_title(plain(benefit_title(table, kind)))
-        axes.margins(x=0.12, y=0.15)
+        axes.set_xlim(-0.06 * furthest, 1.2 * furthest)  # room for the names
+        axes.margins(y=0.15)
     handles = [
         Line2D([], [], color=BLUE, marker="o", linewidth=1, label="contacts in it"),
         Line2D([], [], color=BLUE, marker="o", mfc="white", linewidth=1, label="none in it"),
@@ -398,8 +402,15 @@ def benefit_interval(row: Any, kind: str) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _draw_benefit(axes: Axes, row: Any, kind: str, *, named: bool) -> None:
-    x, y = row["distance_auditory"], row[f"benefit_{kind}"]
+def _beside_each_other(values: pd.Series, step: float) -> list[float]:
+    """Return the values with those that are equal moved apart, so that all of them are seen."""
+    n_before = values.groupby(values).cumcount()
+    n_equal = values.groupby(values).transform("size")
+    return [float(x) for x in values + step * (n_before - (n_equal - 1) / 2)]
+
+
+def _draw_benefit(axes: Axes, x: float, row: Any, kind: str, *, named: bool) -> None:
+    y = row[f"benefit_{kind}"]
     if not (np.isfinite(x) and np.isfinite(y)):
         return
     axes.plot([x, x], benefit_interval(row, kind), color=BLUE, linewidth=1, zorder=2)

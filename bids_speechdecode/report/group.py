@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from bids_speechdecode.bids.derivatives import read_table, write_text
 from bids_speechdecode.report import alternatives, figures, methods
 from bids_speechdecode.report.figures import condition_label, contrast_label
-from bids_speechdecode.report.maps import anatomy_pages
+from bids_speechdecode.report.maps import AnatomyPage, anatomy_pages
 from bids_speechdecode.report.page import (
     Missing,
     Picture,
@@ -111,9 +111,7 @@ def write_group_report(root: Path, *, command: str) -> Path:
         participants=participant_table(results),
         links=_report_links(root, results),
         left_out=make_table(["What", "Why"], results.left_out),
-        settings=results.settings,
-        choice_table=methods.choice_table(results.settings) if results.settings else None,
-        cited=methods.cited_references(results.settings) if results.settings else {},
+        **methods.in_template(results.settings, _electrodes(root, anatomy)),
     )
     write_text(report, html)
     return report
@@ -167,6 +165,15 @@ def _common_settings(root: Path, participants: pd.DataFrame) -> methods.Settings
     for settings in found:
         settings.pop("run", None)  # device and cores may differ without changing the method
     return found[0] if found and all(settings == found[0] for settings in found) else None
+
+
+def _electrodes(root: Path, anatomy: Sequence[AnatomyPage]) -> methods.Electrodes:
+    """Return what the participants' tables of channels say, for the methods section."""
+    paths = sorted(root.glob("sub-*/ieeg/sub-*_desc-selected_channels.tsv"))
+    own = (path for path in paths if not entity(path, "ses") and not entity(path, "run"))
+    is_contributed = any(page.pictures or page.tables for page in anatomy)
+    tables = (read_table(path) for path in own)
+    return methods.find_electrodes(tables, is_contributed=is_contributed, is_group=True)
 
 
 def _any_true(column: pd.Series) -> bool:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from bids_speechdecode.anatomy.atlas import DEFAULT, SPEECH_ROI
+from bids_speechdecode.anatomy.spaces import family
 from bids_speechdecode.config import Config
+from bids_speechdecode.errors import DataError
 from bids_speechdecode.report.page import DASH, Table, make_table
+from bids_speechdecode.report.references import REFERENCES, Reference
 
 Settings = dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A cited work."""
-
-    key: str
-    text: str
-    link: str
 
 
 @dataclass(frozen=True)
@@ -38,89 +35,6 @@ REVIEWS = "known from its reviews, not from the paper"
 CODE = "public code of the same team, not the paper"
 OPEN = "not stated"
 
-# In the order in which the text cites them.
-REFERENCES = (
-    Reference(
-        "bids",
-        "Holdgraf C, Appelhoff S, Bickel S, et al. iEEG-BIDS, extending the Brain Imaging Data "
-        "Structure specification to human intracranial electrophysiology. Scientific Data 6, "
-        "102 (2019).",
-        "https://doi.org/10.1038/s41597-019-0105-7",
-    ),
-    Reference(
-        "pybids",
-        "Yarkoni T, Markiewicz CJ, de la Vega A, et al. PyBIDS: Python tools for BIDS datasets. "
-        "Journal of Open Source Software 4, 1294 (2019).",
-        "https://doi.org/10.21105/joss.01294",
-    ),
-    Reference(
-        "mne",
-        "Gramfort A, Luessi M, Larson E, et al. MEG and EEG data analysis with MNE-Python. "
-        "Frontiers in Neuroscience 7, 267 (2013).",
-        "https://doi.org/10.3389/fnins.2013.00267",
-    ),
-    Reference(
-        "mnebids",
-        "Appelhoff S, Sanderson M, Brooks TL, et al. MNE-BIDS: organizing electrophysiological "
-        "data into the BIDS format and facilitating their analysis. Journal of Open Source "
-        "Software 4, 1896 (2019).",
-        "https://doi.org/10.21105/joss.01896",
-    ),
-    Reference(
-        "wav2vec2",
-        "Baevski A, Zhou Y, Mohamed A, Auli M. wav2vec 2.0: a framework for self-supervised "
-        "learning of speech representations. NeurIPS 33 (2020).",
-        "https://arxiv.org/abs/2006.11477",
-    ),
-    Reference(
-        "hubert",
-        "Hsu W-N, Bolte B, Tsai Y-HH, et al. HuBERT: self-supervised speech representation "
-        "learning by masked prediction of hidden units. IEEE/ACM TASLP 29, 3451-3460 (2021).",
-        "https://arxiv.org/abs/2106.07447",
-    ),
-    Reference(
-        "wavlm",
-        "Chen S, Wang C, Chen Z, et al. WavLM: large-scale self-supervised pre-training for "
-        "full stack speech processing. IEEE JSTSP 16, 1505-1518 (2022).",
-        "https://arxiv.org/abs/2110.13900",
-    ),
-    Reference(
-        "whisper",
-        "Radford A, Kim JW, Xu T, et al. Robust speech recognition via large-scale weak "
-        "supervision. ICML (2023).",
-        "https://arxiv.org/abs/2212.04356",
-    ),
-    Reference(
-        "transformers",
-        "Wolf T, Debut L, Sanh V, et al. Transformers: state-of-the-art natural language "
-        "processing. EMNLP, System Demonstrations, 38-45 (2020).",
-        "https://doi.org/10.18653/v1/2020.emnlp-demos.6",
-    ),
-    Reference(
-        "clip",
-        "Radford A, Kim JW, Hallacy C, et al. Learning transferable visual models from natural "
-        "language supervision. ICML (2021).",
-        "https://arxiv.org/abs/2103.00020",
-    ),
-    Reference(
-        "defossez",
-        "Défossez A, Caucheteux C, Rapin J, Kabeli O, King J-R. Decoding speech perception "
-        "from non-invasive brain recordings. Nature Machine Intelligence 5, 1097-1107 (2023).",
-        "https://doi.org/10.1038/s42256-023-00714-5",
-    ),
-    Reference(
-        "torch",
-        "Paszke A, Gross S, Massa F, et al. PyTorch: an imperative style, high-performance deep "
-        "learning library. NeurIPS 32 (2019).",
-        "https://arxiv.org/abs/1912.01703",
-    ),
-    Reference(
-        "source",
-        "From Minutes to Days: Scaling Intracranial Speech Decoding with Supervised "
-        "Pretraining. arXiv:2512.15830 (2025). The source paper of the method.",
-        "https://arxiv.org/abs/2512.15830",
-    ),
-)
 SPEECH_MODELS = {
     "wav2vec2": "wav2vec 2.0",
     "hubert": "HuBERT",
@@ -138,15 +52,129 @@ def read_settings(path: Path) -> Settings:
     return settings
 
 
-def cited_references(settings: Settings) -> dict[str, tuple[int, Reference]]:
+@dataclass(frozen=True)
+class Electrodes:
+    """What a report has of electrodes, as far as its methods section must tell it.
+
+    Attributes
+    ----------
+    families : frozenset of str
+        Families of the spaces in which positions were given: MNI152, MNI305, Talairach, native.
+    is_selected, is_contributed : bool
+        Whether there are tables of selected channels, of contributions.
+    is_group : bool
+        Whether participants are put together.
+    """
+
+    families: frozenset[str] = frozenset()
+    is_selected: bool = False
+    is_contributed: bool = False
+    is_group: bool = False
+
+    def unused(self, settings: Settings) -> set[str]:
+        """Return the works that have no part in this report."""
+        moved = {"lancaster": "Talairach"} | {"freesurfer": "MNI305"}
+        unused = {key for key, family in moved.items() if family not in self.families}
+        if "native" in self.families:
+            unused.discard("freesurfer")
+        if not self.families or tuple(settings["anatomy"]["atlas"]) != (DEFAULT,):
+            unused |= {"desikan", "abagen"}
+        if not self.is_contributed:
+            unused |= {"breiman", "sundararajan"}
+            unused |= set() if self._is_corrected(settings) else {"benjamini"}
+        if not (self.is_contributed and self.is_group):
+            unused.add("saravanan")
+        return unused if self.families else unused | {"nilearn"}
+
+    def _is_corrected(self, settings: Settings) -> bool:
+        return self.is_selected and "responsive" in settings["selection"]["rules"]
+
+
+def find_electrodes(
+    selections: Iterable[pd.DataFrame], *, is_contributed: bool, is_group: bool = False
+) -> Electrodes:
+    """Return what the tables ``desc-selected`` say, for the methods section."""
+    families, is_selected = set(), False
+    for table in selections:
+        is_selected = True
+        if {"source_space", "x"} <= set(table):
+            located = table.loc[table["x"].notna(), "source_space"]
+            families |= {_family(str(space)) for space in located.dropna().unique()}
+    return Electrodes(frozenset(families - {""}), is_selected, is_contributed, is_group)
+
+
+def _family(space: str) -> str:
+    try:
+        return family(space)
+    except DataError:
+        return ""
+
+
+def cited_references(
+    settings: Settings, electrodes: Electrodes | None = None
+) -> dict[str, tuple[int, Reference]]:
     """Return the works that a run with these settings cites, numbered from 1."""
     # wav2vec 2.0 is the paper's target, so it is cited whatever this run used.
     unused = set(SPEECH_MODELS) - {"wav2vec2", settings["target"]["name"]}
     if settings["target"]["name"] == "mel":
         unused.add("transformers")
+    unused |= (electrodes or Electrodes()).unused(settings)
     used = [reference for reference in REFERENCES if reference.key not in unused]
     used.sort(key=lambda r: r.key == "wav2vec2" and settings["target"]["name"] != "wav2vec2")
     return {reference.key: (n, reference) for n, reference in enumerate(used, start=1)}
+
+
+def in_template(settings: Settings | None, electrodes: Electrodes) -> dict[str, Any]:
+    """Return what the template of the methods section needs; without settings it is left out."""
+    values: dict[str, Any] = {"settings": settings, "electrodes": electrodes}
+    if settings is None:
+        return values
+    return values | {
+        "choice_table": choice_table(settings),
+        "cited": cited_references(settings, electrodes),
+        "selection": describe_selection(settings),
+        "atlas": describe_atlas(settings),
+    }
+
+
+def describe_selection(settings: Settings) -> str:
+    """Return which of the good channels the models read, as the end of a sentence."""
+    chosen = settings["selection"]
+    rules = [_describe_rule(rule, settings) for rule in chosen["rules"] if rule != "all"]
+    if not rules:
+        return "all of them"
+    policy = {
+        "keep": "channels without a position were kept",
+        "drop": "channels without a position were dropped",
+        "error": "a channel without a position would have stopped the run",
+    }[chosen["unlocalised"]]
+    needs_position = {"roi", "radius"} & set(chosen["rules"])
+    return "those that " + " and ".join(rules) + (f" ({policy})" if needs_position else "")
+
+
+def _describe_rule(rule: str, settings: Settings) -> str:
+    chosen = settings["selection"]
+    if rule == "roi":
+        side = "" if chosen["hemisphere"] == "both" else f"{chosen['hemisphere']} "
+        preset = tuple(chosen["roi"]) == ("speech",)
+        labels = SPEECH_ROI if preset else chosen["roi"]
+        named = f"the {side}regions {', '.join(labels)}"
+        return f"lie in {named}" + (" (the preset “speech”)" if preset else "")
+    if rule == "radius":
+        centres = " or ".join(f"({part.strip()})" for part in chosen["center"].split(";"))
+        return f"lie within {chosen['radius']:g} mm of {centres} in MNI152"
+    return (
+        "respond to sound (lagged correlation with its loudness in the training windows against "
+        f"sound out of place, false discovery rate {chosen['responsive_q']:g} over channels)"
+    )
+
+
+def describe_atlas(settings: Settings) -> str:
+    """Return the atlas in a few words."""
+    atlas = tuple(settings["anatomy"]["atlas"])
+    if atlas == (DEFAULT,):
+        return "the atlas of Desikan and Killiany"
+    return f"the atlas {Path(atlas[0]).name}"
 
 
 def list_choices(settings: Settings) -> tuple[Choice, ...]:
@@ -194,6 +222,7 @@ def list_choices(settings: Settings) -> tuple[Choice, ...]:
             DASH,
             OPEN,
         ),
+        Choice("Channels enter the encoder", describe_entry(settings), "one by one", REVIEWS),
         Choice("Encoder", f"{settings['encoder']['preset']} preset", "sizes not given", OPEN),
         Choice("Frozen or free encoder in finetuning", "both, reported apart", DASH, OPEN),
         Choice(
@@ -219,6 +248,12 @@ def describe_target(settings: Settings) -> str:
     if target["name"] == "mel":
         return "mel spectrogram, 40 bands"
     return f"{SPEECH_MODELS[target['name']]}, layer {target['layer']}"
+
+
+def describe_entry(settings: Settings) -> str:
+    """Return how channels enter the encoder, in a few words."""
+    by_position = settings["encoder"]["spatial"] == "attention"
+    return "by position (spatial attention)" if by_position else "one by one"
 
 
 def describe_weights(settings: Settings) -> str:

