@@ -147,7 +147,7 @@ class EncoderConfig:
     """The brain encoder."""
 
     preset: Literal["paper", "small"] = "paper"
-    dropout: Annotated[float, Range(least=0, below=1)] = 0.0
+    dropout: Annotated[float, Range(least=0, below=1)] = 0.4
     spatial: Literal["none", "attention"] = "none"  # how channels enter: by name or by position
 
 
