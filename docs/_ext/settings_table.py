@@ -152,8 +152,8 @@ MEANING: dict[str, tuple[str, str]] = {
     ),
     "EncoderConfig.preset": ("Size of the brain encoder; `small` suits CPUs.", CODE),
     "EncoderConfig.dropout": (
-        "Dropout after every convolutional layer; 0.4 was better than 0 on the validation windows of "
-        "the simulated dataset.",
+        "Dropout after every convolutional layer; 0.4 was better than 0 on the validation windows "
+        "of the simulated dataset.",
         OURS,
     ),
     "TrainingConfig.batch_size": ("Windows per batch, over all processes together.", REVIEWS),
