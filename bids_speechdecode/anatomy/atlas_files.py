@@ -72,6 +72,10 @@ def _read_image(path: Path) -> tuple[np.ndarray, np.ndarray]:
             where=path,
             fix="copy it again from its source",
         ) from None
+    if isinstance(image, nib.Nifti1Pair) and not _has_transform(image.header):
+        _refuse(
+            path, "a header with the transform to mm (sform or qform)", "none, both codes are 0"
+        )
     values = values.reshape(values.shape[:3]) if values.shape[3:] == (1,) else values
     if values.ndim != 3:
         _refuse(path, "a 3-D image, one label per voxel", f"shape {values.shape}")
@@ -80,6 +84,11 @@ def _read_image(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not values.any():
         _refuse(path, "labels", "0 in every voxel")
     return values.astype(np.int32), np.asarray(image.affine, dtype=float)
+
+
+def _has_transform(header: Any) -> bool:
+    """Whether a NIfTI header says where its voxels are; else nibabel puts the middle at 0, 0, 0."""
+    return bool(header["sform_code"] > 0 or header["qform_code"] > 0)
 
 
 def require_file(path: Path, problem: str) -> None:

@@ -142,7 +142,7 @@ def complete_labels(table: pd.DataFrame, mean_x: np.ndarray, path: Path) -> pd.D
     Raises
     ------
     DataError
-        If most labels lie on the other side than their hemisphere says, or two labels of a
+        If most labels of a hemisphere lie on the other side than it says, or two labels of a
         hemisphere have the same name.
     """
     pairs = [_split_side(name) for name in table["name"]]
@@ -176,7 +176,9 @@ def _split_side(name: str) -> tuple[str, str]:
 def _check_sides(named: np.ndarray, by_place: np.ndarray, table: pd.DataFrame, path: Path) -> None:
     clear = np.isin(named, ["L", "R"]) & (by_place != "B")
     wrong = clear & (named != by_place)
-    if wrong.sum() > clear.sum() / 2:
+    # Each side by itself: an image that lies in one corner has one of them right.
+    sides = [clear & (named == side) for side in "LR"]
+    if any((wrong & side).sum() > side.sum() / 2 for side in sides):
         raise DataError(
             "Left and right of an atlas are exchanged.",
             expected="labels of the left hemisphere at x < 0 mm",
