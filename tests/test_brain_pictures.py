@@ -13,8 +13,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.text import Text
 
-from bids_speechdecode.report import brain, brain_maps, charts, electrodes, maps, view3d
+from bids_speechdecode.report import (
+    agreement,
+    brain,
+    brain_maps,
+    charts,
+    electrode_tables,
+    electrodes,
+    figures,
+    maps,
+    view3d,
+)
 from bids_speechdecode.report.brain_maps import GroupMap
 from bids_speechdecode.report.figures import mark_simulated
 from bids_speechdecode.report.page import figure_svg
@@ -216,6 +227,81 @@ def test_shafts_are_in_the_order_of_their_contacts() -> None:
     assert [axes.get_title(loc="left") for axes in figure.axes] == list(shafts)
 
 
+def test_what_has_no_room_is_named() -> None:
+    # A shaft that is missing from a figure without a word looks like one that does not exist.
+    n = charts.MAX_SHAFTS + 2
+    contacts = pd.DataFrame({"group": [f"S{i:02}" for i in range(n)] * 2, "contribution": 0.001})
+    contacts = contacts.assign(name=[f"{g}-{i}" for i, g in enumerate(contacts["group"])])
+    contacts = contacts.assign(q=0.5, shaft_contribution=0.0, shaft_q=0.5, hemisphere="L")
+    contacts = contacts.assign(ci_low=0.0, ci_high=0.0, label=contacts["group"])
+    contacts.loc[contacts["group"] == f"S{n - 1:02}", "shaft_contribution"] = 0.2
+    left_out = electrodes.not_drawn(contacts)
+    assert left_out["shafts"].endswith(f"of {n}; the others: S27, S28.")  # the last matters
+    assert "regions" not in left_out
+    figure = charts.shaft_contributions(contacts)
+    drawn = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
+    assert len(drawn) == charts.MAX_SHAFTS
+    assert f"S{n - 1:02}" in drawn
+
+
+def test_agreement_counts_a_low_rank_alone_as_good() -> None:
+    # Rank alone is best at 0: agreement must be positive where the best electrodes are best.
+    contacts = pd.DataFrame({"name": list("abcd"), "contribution": [0.04, 0.03, 0.01, 0.0]})
+    contacts = contacts.assign(q=0.01, rank_alone=[0.3, 0.35, 0.4, 0.5])
+    contacts = contacts.assign(integrated_gradient=[0.1, 0.2, 0.3, 0.4])
+    assert agreement.spearman(contacts, "rank_alone") == pytest.approx(1)
+    assert agreement.spearman(contacts, "integrated_gradient") == pytest.approx(-1)
+    best_is_up, _ = agreement.agreement(contacts).axes
+    assert best_is_up.yaxis_inverted()
+    assert agreement.measures(contacts.assign(rank_alone=np.nan)) == ["integrated_gradient"]
+    assert agreement.measures(contacts.assign(contribution=0.0)) == []
+
+
+def _text_outside(figure: Any) -> list[str]:
+    """Return the texts of a figure that its edges cut."""
+    figure.set_dpi(72)
+    figure.draw_without_rendering()
+    renderer, (width, height) = figure._get_renderer(), figure.get_size_inches() * 72
+    # matplotlib keeps labels of ticks beyond an axis, which it does not draw.
+    numbers = {id(label) for axes in figure.axes for label in axes.get_xticklabels()}
+    outside = []
+    for text in figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible()):
+        if id(text) in numbers:
+            continue
+        box = text.get_window_extent(renderer)
+        is_inside = box.x0 > -1 and box.y0 > -1 and box.x1 < width + 1 and box.y1 < height + 1
+        if text.get_text().strip() and not is_inside:
+            outside.append(text.get_text())
+    return outside
+
+
+def test_no_text_is_cut_off_in_large_studies() -> None:
+    # 30 participants, regions of long names, 35 shafts: what a paper would have to redraw.
+    names = [f"G_and_S_transverse_frontopolar_and_more_{i}" for i in range(45)]
+    regions = pd.DataFrame({"label": names, "hemisphere": "L", "n_participants": 30})
+    regions = regions.assign(n_contacts=1200, mean=0.02, ci_low=0.01, ci_high=0.03, p=0.01, q=0.01)
+    people = [f"sub-{i:02}" for i in range(30)]
+    own = pd.DataFrame({"label": names[0], "hemisphere": "L", "mean": np.linspace(0, 0.05, 30)})
+    contrast = {"contrast": "taskonly-projection", "audio": "ambient", "difference": -0.1}
+    contrast |= {"ci_low": -0.3, "ci_high": 0.1}
+    everybody = pd.DataFrame([contrast | {"participant": name} for name in people])
+    contacts = pd.concat(
+        contacts_on_shafts().assign(group=lambda t, i=i: t["group"] + f"-long-shaft-{i}")
+        for i in range(9)
+    )
+    benefit = pd.DataFrame({"participant": people, "n_auditory": 1, "distance_auditory": 0.0})
+    benefit = benefit.assign(benefit_pretraining=0.1, benefit_target=0.2)
+    for figure in (
+        charts.group_regions(regions, own),
+        charts.region_contributions(contacts),
+        charts.shaft_contributions(contacts),
+        charts.shaft_contributions(contacts_on_shafts(n_shafts=1)),
+        charts.auditory_benefit(benefit),
+        figures.group_contrasts(everybody, pd.DataFrame([contrast])),
+    ):
+        assert _text_outside(mark_simulated(figure)) == []
+
+
 def test_untested_regions_are_hollow() -> None:
     # A bar from one participant beside a tested one must not look like the same kind of result.
     regions = pd.DataFrame(
@@ -398,9 +484,8 @@ def test_drawing_changes_no_matplotlib_setting() -> None:
 def test_native_positions_never_enter_a_template_brain(tmp_path: Path) -> None:
     # A participant without a transform gets positions in their own space, never a glass brain.
     contacts = contacts_on_shafts().assign(space="ScanRAS")
-    columns = [*electrodes.SELECTED_COLUMNS, *electrodes.CONTRIBUTION_COLUMNS]
-    table = electrodes.read_described(tmp_path / "x.tsv", contacts, columns)
-    one = electrodes.Described(table.table)
+    columns = [*electrode_tables.SELECTED_COLUMNS, *electrode_tables.CONTRIBUTION_COLUMNS]
+    one = electrode_tables.read_described(tmp_path / "x.tsv", contacts, columns)
     pages = electrodes.electrode_pages(
         tmp_path / "report.html", "sub-01", {"story": one}, {"story": one}, True
     )

@@ -13,13 +13,15 @@ import pandas as pd
 import pytest
 
 from bids_speechdecode.report import figures, methods
+from bids_speechdecode.report.electrode_tables import Described
 from bids_speechdecode.report.group import write_group_report
-from bids_speechdecode.report.page import clock, interval, number, p_phrase
+from bids_speechdecode.report.page import clock, interval, make_concluded_table, number, p_phrase
 from bids_speechdecode.report.participant import (
     list_messages,
     read_results,
     write_participant_report,
 )
+from bids_speechdecode.report.where import electrodes_in_words, regions_in_words
 
 HOSTILE = "<script>alert(1)</script>"
 COMMAND = "bids_speechdecode /data /out participant --participant-label 01 --target mel"
@@ -211,10 +213,13 @@ def _fixture_electrodes(folder: Path, name: str) -> None:
     peak = found["group"].eq("A") & found["x"].between(-55, -40)
     value = 0.03 * peak + rng.normal(0, 0.003, len(found))
     found = found.assign(contribution=value, ci_low=value - 0.006, ci_high=value + 0.006)
-    found = found.assign(p=0.4, p_min=0.001, q=np.where(peak, 0.004, 0.6), rank_alone=0.45)
+    found = found.assign(p=0.4, p_min=0.001, q=np.where(peak, 0.004, 0.6))
+    found = found.assign(rank_alone=0.48 - value)
     found = found.assign(alone_ci_low=0.41, alone_ci_high=0.49, shaft_contribution=0.05)
     found = found.assign(shaft_ci_low=0.03, shaft_ci_high=0.07, shaft_p=0.001, shaft_q=0.002)
-    found = found.assign(integrated_gradient=0.03, redundancy=0.01, nearest_neighbour_r=0.8)
+    found = found.assign(
+        integrated_gradient=value / value.sum(), redundancy=0.01, nearest_neighbour_r=0.8
+    )
     _write_tsv(folder / f"{name}_task-audiobook_desc-contrib_channels.tsv", found)
     sidecar = {"Model": "finetuned", "MeanRank": 0.17, "NWindows": 240, "NBlocks": 24}
     sidecar |= {"Repeats": 50, "Notes": ["neighbours share signal: read shafts, not contacts"]}
@@ -339,7 +344,7 @@ def _fixture_group_electrodes(root: Path, n: int) -> None:
 class _Page(html.parser.HTMLParser):
     """Collects identifiers and every address that a browser would load by itself."""
 
-    VOID = frozenset({"meta", "link", "br", "hr", "img", "input", "source", "base", "embed"})
+    VOID = frozenset({"meta", "link", "br", "wbr", "hr", "img", "input", "source", "base", "embed"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -479,7 +484,7 @@ def test_figures_are_saved_beside_the_report(tree: Path) -> None:
     # Authors take figures out of the folder, not out of the page.
     saved = sorted(path.stem for path in (tree / "sub-01" / "figures").glob("*.svg"))
     names = ["alignment", "conditions", "nulls", "ranks", "spectra", "training"]
-    brains = ["contributions", "regions", "selection", "shafts"]
+    brains = ["agreement", "contributions", "regions", "selection", "shafts"]
     expected = [f"sub-01_desc-{name}" for name in names]
     assert saved == expected + [f"sub-01_task-audiobook_desc-{name}" for name in brains]
     for path in (tree / "sub-01" / "figures").glob("*.svg"):
@@ -508,6 +513,83 @@ def test_electrodes_are_told_in_tables(page: str, group_page: str) -> None:
     assert "seen in 1 of 3 participants: not tested" in _text(group_page)
     assert "insula against superiortemporal" in _text(group_page)
     assert "too few participants to conclude" in _text(group_page)
+
+
+def test_summary_says_where(page: str, group_page: str) -> None:
+    # Clinicians ask first where; the fixture plants shaft A, whose electrodes lie on the left.
+    text = _text(re.sub(r"<[^>]*>", "", page))
+    assert re.search(r"Where: \d of 35 electrodes help on their own in the model “Pretr", text)
+    assert re.search(r"permuting the first, A\d \(\w+ L\), costs 0\.03\d of mean relative", text)
+    assert re.search(r"The strongest shaft is \w \(\d electrodes, mostly \w+ [LR]\): perm", text)
+    assert "costs 0.050 (95% CI 0.030 to 0.070; p = 0.001); 4 of 4 shafts" in text.replace(
+        "\N{NO-BREAK SPACE}", " "
+    )
+    group = _text(group_page)
+    assert (
+        "regions with electrodes were seen in at least 5 participants and tested; in none" in group
+    )
+    assert "which is not evidence that none contributes" in group
+
+
+def test_untested_regions_are_said_to_be_untested() -> None:
+    # With two participants the page must not read as if no region mattered.
+    table = pd.DataFrame({"label": ["insula"], "hemisphere": ["L"], "n_participants": [2]})
+    table = table.assign(mean=0.01, ci_low=np.nan, ci_high=np.nan, p=np.nan, q=np.nan)
+    found = Described(table, {"MinParticipants": 7})
+    [sentence] = regions_in_words(found, pd.DataFrame())
+    assert "no region was tested" in sentence
+    assert "at least 7" in sentence
+    assert "more than 2" in sentence
+
+
+def test_no_electrode_on_its_own_is_not_no_electrode() -> None:
+    # Neighbours stand in for each other, so a summary of single electrodes alone would mislead.
+    table = pd.DataFrame({"name": ["A1", "A2"], "group": "A", "contribution": [0.01, 0.0]})
+    table = table.assign(label=None, hemisphere=None, ci_low=-0.1, ci_high=0.1, p=0.2, q=0.2)
+    table = table.assign(shaft_contribution=0.2, shaft_ci_low=0.1, shaft_ci_high=0.3)
+    table = table.assign(shaft_p=0.001, shaft_q=0.001, redundancy=0.19)
+    single, shaft = electrodes_in_words(Described(table, {}), "95%")
+    assert "of 2 electrodes none reaches q ≤ 0.05 on its own" in single
+    assert "does not show that none matters" in single
+    assert "The strongest shaft is A (2 electrodes, in no region of the atlas)" in shaft
+
+
+def test_tables_of_single_recordings_are_not_the_participants(tmp_path: Path) -> None:
+    # A run before the selection was the participant's left such tables; they are no selection.
+    folder = tmp_path / "sub-01" / "ses-1" / "ieeg"
+    for desc in ("selected", "contrib"):
+        stem = f"sub-01_ses-1_task-ambient_run-1_desc-{desc}_channels.tsv"
+        _write_tsv(folder / stem, [{"name": "A1", "kept": "true"}])
+        _write_tsv(tmp_path / "sub-01" / "ieeg" / stem, [{"name": "A1", "kept": "true"}])
+        own = tmp_path / "sub-01" / "ieeg" / f"sub-01_task-book_desc-{desc}_channels.tsv"
+        _write_tsv(own, [{"name": "A1", "kept": "true"}])
+    results = read_results(tmp_path / "sub-01", None)
+    assert list(results.selections) == list(results.contributions) == ["book"]
+
+
+@pytest.mark.parametrize("name", ["sub-01.html", "group.html"])
+def test_every_picture_says_its_numbers(tree: Path, name: str) -> None:
+    # Whoever listens to the page hears the numbers, not only the name of the picture.
+    text = re.sub(r"<iframe.*?</iframe>", "", (tree / name).read_text("utf-8"), flags=re.S)
+    words = re.findall(r'role="img" aria-label="([^"]*)"', text)
+    assert len(words) == len(re.findall(r"<svg", text))
+    for alternative in words:
+        assert len(re.findall(r"\d", alternative)) >= 3, alternative
+        assert "nan" not in alternative.split(), alternative
+
+
+def test_what_all_rows_share_is_said_once() -> None:
+    # The same sentence in every row hides what differs between the rows.
+    rows = [("first", "1"), ("second", "2")]
+    texts = ["Two participants: p <= 0.05 is impossible. 2 of 2 better.", ""]
+    same = make_concluded_table(["Row", "n"], rows, texts[:1] * 2)
+    assert same.columns == ("Row", "n")
+    assert same.shared == "Two participants: p ≤ 0.05 is impossible. 2 of 2 better."
+    texts[1] = texts[0].replace("2 of 2", "1 of 2")
+    differing = make_concluded_table(["Row", "n"], rows, texts)
+    assert differing.shared == "Two participants: p ≤ 0.05 is impossible."
+    assert [row[-1] for row in differing.rows] == ["2 of 2 better.", "1 of 2 better."]
+    assert make_concluded_table(["Row", "n"], rows[:1], texts[:1]).rows[0][-1].startswith("Two")
 
 
 def test_simulated_data_say_so(tree: Path, page: str, group_page: str, tmp_path: Path) -> None:
@@ -612,6 +694,56 @@ def test_methods_follow_the_settings_of_the_run(page: str, tmp_path: Path) -> No
     assert methods.describe_target(settings) == "HuBERT, layer 9"
     assert {"hubert", "transformers", "wav2vec2"} <= methods.cited_references(settings).keys()
     assert "whisper" not in methods.cited_references(settings)
+
+
+def test_methods_tell_the_electrodes_of_the_run(page: str, group_page: str, tmp_path: Path) -> None:
+    # A work that is cited without having been used is as wrong as one that is not cited.
+    text = _text(page)
+    assert "the models read all of them." in text
+    assert "(at least 1000 replaced windows for each)" in text
+    for key in ("desikan", "abagen", "breiman", "benjamini", "sundararajan", "nilearn"):
+        assert f'<li id="ref-{key}">' in page
+    for key in ("lancaster", "freesurfer", "saravanan"):
+        assert f'<li id="ref-{key}">' not in page
+    assert '<li id="ref-saravanan">' in group_page
+    path = tmp_path / "config.toml"
+    path.write_text(
+        '[selection]\nrules = ["roi", "radius", "responsive"]\nhemisphere = "left"\n'
+        'center = "-60,-20,8"\n[encoder]\nspatial = "attention"\n'
+        '[anatomy]\natlas = ["my_atlas.nii.gz", "labels.tsv"]\n'
+    )
+    settings = methods.read_settings(path)
+    chosen = methods.describe_selection(settings)
+    assert "lie in the left regions superiortemporal, transversetemporal" in chosen
+    assert "within 10 mm of (-60,-20,8) in MNI152" in chosen
+    assert "respond to sound" in chosen
+    assert "channels without a position were dropped" in chosen
+    assert methods.describe_atlas(settings) == "the atlas my_atlas.nii.gz"
+    assert methods.describe_entry(settings) == "by position (spatial attention)"
+    table = pd.DataFrame({"x": [1.0, np.nan], "source_space": ["Talairach", "fsaverage"]})
+    found = methods.find_electrodes([table], is_contributed=False)
+    cited = methods.cited_references(settings, found)
+    assert {"lancaster", "benjamini"} <= cited.keys()
+    assert not {"freesurfer", "desikan", "breiman"} & cited.keys()
+
+
+def test_references_are_numbered_as_the_text_cites_them(page: str, group_page: str) -> None:
+    # Journals want the first citation to be 1, the next new one 2.
+    for text in (page, group_page):
+        cited = list(dict.fromkeys(re.findall(r'<sup><a href="#ref-(\w+)">', text)))
+        assert cited == re.findall(r'<li id="ref-(\w+)">', text)
+
+
+def test_rewriting_reports_keeps_the_settings_of_the_computation(tmp_path: Path) -> None:
+    # Reports written again, perhaps without the options of the run, must not change its methods.
+    first = write_fixture_participant(tmp_path, "01", few=True)
+    again = first.with_name("20260102T100000000")
+    again.mkdir()
+    (again / "config.toml").write_text('[target]\nname = "hubert"\n')
+    (again / "command.txt").write_text("bids_speechdecode /data /out participant --reports-only")
+    settings = read_results(tmp_path / "sub-01", again).settings
+    assert settings is not None
+    assert settings["target"]["name"] == "mel"
 
 
 def test_open_choices_are_never_presented_as_the_papers(page: str) -> None:

@@ -22,14 +22,18 @@ MEASURES = {
     "rank_alone": "Rank with it alone\n(0 = best, 0.5 = chance)",
     "integrated_gradient": "Integrated gradient\n(share of the score, %)",
 }
-TITLES = {"rank_alone": "Given alone", "integrated_gradient": "Integrated gradients"}
+TITLES = {"rank_alone": "Rank alone", "integrated_gradient": "Integrated gradients"}
 # Small values of these say that the electrode helps, so their axis points down.
 LOWER_IS_BETTER = frozenset({"rank_alone"})
 
 
 def measures(contacts: pd.DataFrame) -> list[str]:
-    """Return the measures that a table has beside the contribution."""
-    return [name for name in MEASURES if len(_known(contacts, name)) >= FEWEST]
+    """Return the measures that a table has beside the contribution and that can be compared."""
+    return [
+        name
+        for name in MEASURES
+        if len(_known(contacts, name)) >= FEWEST and np.isfinite(spearman(contacts, name))
+    ]
 
 
 def _known(contacts: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -80,7 +84,7 @@ def _draw_measure(axes: Axes, known: pd.DataFrame, name: str) -> None:
     if name in LOWER_IS_BETTER:
         axes.invert_yaxis()
     axes.set_title(TITLES[name])
-    rho = f"{spearman(known, name):.2f}".replace("-", MINUS).replace("nan", "unknown")
+    rho = f"{spearman(known, name):.2f}".replace("-", MINUS)
     axes.set_title(f"agreement {rho}", loc="right", fontsize=8, fontweight="normal")
 
 
@@ -98,9 +102,7 @@ def _name_strongest(axes: Axes, known: pd.DataFrame, values: pd.Series, name: st
 
 def agreement_words(contacts: pd.DataFrame, shown: Sequence[str]) -> str:
     """Return how far the measures agree over electrodes, in words."""
-    found = ((TITLES[name].lower(), spearman(contacts, name)) for name in shown)
     return "; ".join(
-        f"rank correlation with {title} {rho:.2f}".replace("-", MINUS)
-        for title, rho in found
-        if np.isfinite(rho)
-    )
+        f"rank correlation with {TITLES[name].lower()} {spearman(contacts, name):.2f}"
+        for name in shown
+    ).replace("-", MINUS)

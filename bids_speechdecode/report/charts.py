@@ -367,7 +367,7 @@ def auditory_benefit(table: pd.DataFrame) -> Figure:
         axes.axhline(0, color=BLACK, linewidth=0.8, linestyle=DASHED, zorder=1)
         for row, x in zip(table.to_dict("records"), places, strict=True):
             _draw_benefit(axes, x, row, kind, named=len(table) <= MAX_NAMES)
-        axes.set_xlabel("Distance of the nearest contact\nto primary auditory cortex (mm)")
+        axes.set_xlabel("Distance to primary auditory cortex (mm)")
         axes.set_ylabel("Gain in relative rank")
         axes.set_title(plain(benefit_title(table, kind)))
         axes.set_xlim(-0.06 * furthest, 1.2 * furthest)  # room for the names
@@ -417,4 +417,5 @@ def _draw_benefit(axes: Axes, x: float, row: Any, kind: str, *, named: bool) -> 
     face = BLUE if row["n_auditory"] > 0 else "white"
     axes.plot(x, y, "o", color=BLUE, markerfacecolor=face, markersize=5, zorder=3)
     label = plain(row["participant"]) if named else ""
-    axes.annotate(label, (x, y), (5, 3), textcoords="offset points", fontsize=7)
+    style: Any = {"fontsize": 7, "zorder": 4, "bbox": {"fc": "white", "ec": "none", "pad": 0.3}}
+    axes.annotate(label, (x, y), (5, 3), textcoords="offset points", **style)

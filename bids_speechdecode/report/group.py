@@ -35,7 +35,7 @@ from bids_speechdecode.report.page import (
     sentences,
     tolerate,
 )
-from bids_speechdecode.report.results import latest_log, sorted_conditions
+from bids_speechdecode.report.results import settings_file, sorted_conditions
 
 GROUP_COLUMNS = ["n_participants", "ci_low", "ci_high", "p", "p_min", "n_better", "conclusion"]
 CONDITION_COLUMNS = ["condition", "audio", "task", "mean_rank", *GROUP_COLUMNS]
@@ -159,9 +159,8 @@ def _common_settings(root: Path, participants: pd.DataFrame) -> methods.Settings
     """Return the settings of the participants' latest runs, if all of them agree."""
     found = []
     for name in sorted(participants["participant"].astype(str).unique()):
-        log = latest_log(root / name)
-        if log and (log / "config.toml").is_file():
-            found.append(methods.read_settings(log / "config.toml"))
+        if path := settings_file(root / name):
+            found.append(methods.read_settings(path))
     for settings in found:
         settings.pop("run", None)  # device and cores may differ without changing the method
     return found[0] if found and all(settings == found[0] for settings in found) else None

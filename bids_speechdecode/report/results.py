@@ -71,11 +71,23 @@ def latest_log(folder: Path) -> Path | None:
     return runs[-1] if runs else None
 
 
+def settings_file(folder: Path, log_dir: Path | None = None) -> Path | None:
+    """Return the settings with which a participant's results were computed.
+
+    A run that only writes reports computes nothing, so its settings describe nothing: those of the
+    latest run before it do. `log_dir` is where to look where no run of `folder` has settings.
+    """
+    runs = sorted(path.parent for path in (folder / "log").glob("*/config.toml"))
+    computing = [run for run in runs if "--reports-only" not in _read_text(run / "command.txt")]
+    found = [*([log_dir] if log_dir else []), *runs, *computing]
+    return found[-1] / "config.toml" if found else None
+
+
 def read_results(folder: Path, log_dir: Path | None) -> Results:
     """Read what there is under ``sub-XX`` and in the folder of its log."""
     files = sorted(path for path in folder.rglob("sub-*") if path.is_file())
     log = log_dir or folder / "log" / "none"
-    settings_path = log / "config.toml"
+    settings_path = settings_file(folder, log_dir) or log / "config.toml"
     return Results(
         plan=next((read_object(p) for p in files if p.name.endswith("desc-plan_windows.json")), {}),
         conditions=sorted_conditions(
