@@ -898,7 +898,7 @@ def test_a_pair_with_one_unlocalised_contact_has_no_place(data: Path) -> None:
 
 
 GROUP: dict[str, tuple[int, tuple[str, ...]]] = {
-    "--compare-to {tmp}/nowhere": (66, ("nowhere",)),
+    "--compare-to {tmp}/nowhere": (66, ("derivatives to compare with are absent", "nowhere")),
     "--atlas {tmp}/ok.nii.gz {tmp}/ok.tsv": (
         64,
         ("labelled with another atlas", "--atlas desikan-killiany", "step select"),
@@ -923,4 +923,4 @@ def test_a_group_that_does_not_fit_its_participants(
     said = Said(capsys, main([str(tiny_dataset), str(out), "group", *arguments]))
     assert said.status == status
     for word in said_words:
-        assert word in said.message
+        assert word in said.err
