@@ -78,16 +78,24 @@ def contributions(encoder, windows, blocks, shafts=None, settings=FEW, seed=0, *
     return electrode_contributions(encoder, windows, blocks, shafts, settings, FAST, rng, **more)
 
 
-def slow_ranks(encoder: Encoder, x: torch.Tensor, audio: torch.Tensor) -> np.ndarray:
-    """Relative rank of each window by the whole encoder and a loop over candidates."""
+def slow_cosines(encoder: Encoder, x: torch.Tensor, audio: torch.Tensor) -> np.ndarray:
+    """Similarity of each window with each candidate by the whole encoder and a loop."""
     with torch.no_grad():
         brain = encoder.eval()(x).flatten(1).double().numpy()
     audio = audio.flatten(1).double().numpy()
-    ranks = []
-    for i, e in enumerate(brain):
-        cosine = [e @ a / np.linalg.norm(e) / np.linalg.norm(a) for a in audio]
-        ranks.append(np.mean([c > cosine[i] for j, c in enumerate(cosine) if j != i]))
-    return np.array(ranks)
+    return np.array([[e @ a / np.linalg.norm(e) / np.linalg.norm(a) for a in audio] for e in brain])
+
+
+def slow_ranks(encoder: Encoder, x: torch.Tensor, audio: torch.Tensor) -> np.ndarray:
+    """Relative rank of each window by a loop over candidates."""
+    rows = enumerate(slow_cosines(encoder, x, audio))
+    return np.array([np.mean(np.delete(cosine, i) > cosine[i]) for i, cosine in rows])
+
+
+def slow_margins(encoder: Encoder, x: torch.Tensor, audio: torch.Tensor) -> np.ndarray:
+    """Standard deviations of all candidates by which each true one is above their mean."""
+    rows = enumerate(slow_cosines(encoder, x, audio))
+    return np.array([(row[i] - np.mean(row)) / np.std(row, ddof=1) for i, row in rows])
 
 
 def replaced_signal(x: torch.Tensor, channels, sources) -> torch.Tensor:
@@ -124,6 +132,10 @@ def test_equals_a_slow_loop(spec):
     assert list(table) == list(COLUMNS)
     single = [loss([c]) for c in range(4)]
     np.testing.assert_allclose(table["contribution"], single, atol=1e-9)
+    margin = slow_margins(encoder, x, audio).mean()
+    for c in range(4):
+        margins = [slow_margins(encoder, replaced_signal(x, [c], s), audio) for s in draws]
+        assert table["margin_contribution"][c] == pytest.approx(margin - np.mean(margins), abs=1e-5)
     pair, lone = loss([0, 2]), loss([1])
     np.testing.assert_allclose(table["shaft_contribution"], [pair, lone, pair, np.nan])
     surplus = pair - single[0] - single[2]
@@ -230,7 +242,7 @@ def smooth_noise(rng, n, phi):
 
 
 def silent_electrode(seed, lengths, draws, phi, whole):
-    """Return p of an electrode that is read but hears nothing, and the rank that all give."""
+    """Return both p of an electrode that is read but hears nothing, and the rank of all."""
     rng = np.random.default_rng(seed)
     blocks = np.repeat(np.arange(len(lengths)), lengths)
     n, d = len(blocks), 4
@@ -246,7 +258,8 @@ def silent_electrode(seed, lengths, draws, phi, whole):
     result = electrode_contributions(
         reader(weights, 2), window_set(x, audio), blocks, [""] * 5, settings, settings_of_ci, rng
     )
-    return result.table()["p"][d], result.mean_rank
+    table = result.table()
+    return table["p"][d], table["margin_p"][d], result.mean_rank
 
 
 @pytest.mark.slow
@@ -263,12 +276,13 @@ def silent_electrode(seed, lengths, draws, phi, whole):
 def test_p_is_uniform_where_there_is_nothing(lengths, draws, phi, whole):
     # The promise behind every p, for pairs of blocks and one large group, for signals that change
     # slowly, also across the borders of blocks, and for blocks of unequal length.
-    p, rank = np.transpose(
+    *both, rank = np.transpose(
         [silent_electrode(seed, lengths, draws, phi, whole) for seed in range(400)]
     )
     assert rank.mean() < 0.25  # the encoder decodes
-    assert stats.kstest(p, "uniform").pvalue > 0.01
-    assert (p <= 0.05).mean() < 0.08
+    for p in both:
+        assert stats.kstest(p, "uniform").pvalue > 0.01
+        assert (p <= 0.05).mean() < 0.08
 
 
 def test_what_one_seed_gives_it_gives_again():
@@ -361,9 +375,11 @@ def test_ranks_in_the_basis_of_the_output_are_the_ranks(head, n_frames, monkeypa
     retrieval = Retrieval(encoder, windows)
     expected = relative_ranks(embed_windows(encoder, windows), windows.targets)
     assert (retrieval.basis is None) == (head == 12)
-    np.testing.assert_array_equal(retrieval.intact(), 2 * expected.n_above + expected.n_tied)
+    np.testing.assert_array_equal(retrieval.intact().ranks, 2 * expected.n_above + expected.n_tied)
     monkeypatch.setattr(replacement, "_BATCH_CPU", 7)
-    np.testing.assert_array_equal(Retrieval(encoder, windows).intact(), retrieval.intact())
+    np.testing.assert_array_equal(
+        Retrieval(encoder, windows).intact().ranks, retrieval.intact().ranks
+    )
 
 
 def test_equal_sounds_share_their_ranks():
@@ -375,7 +391,7 @@ def test_equal_sounds_share_their_ranks():
     encoder = reader(rng.standard_normal((4, 4)), 2)
     expected = relative_ranks(embed_windows(encoder, windows), windows.targets)
     assert expected.n_tied[3] == expected.n_tied[8] == 1
-    assert (Retrieval(encoder, windows).intact() / 18 == expected.relative).all()
+    assert (Retrieval(encoder, windows).intact().ranks / 18 == expected.relative).all()
 
 
 def trained_like(spec):

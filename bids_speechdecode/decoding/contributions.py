@@ -6,6 +6,9 @@ All on held-out windows, all N of them candidates, with the similarity of the lo
   of another block. What this costs in mean relative rank (permutation importance, Breiman 2001,
   doi:10.1023/A:1010933404324; above 0: the electrode helps). Whole blocks change place, so the
   signal keeps its autocorrelation.
+- *margin*: the same replacement, seen in how far the true sound stands out among the candidates.
+  The rank of a window that stays first tells nothing; its margin does. Where decoding is good,
+  this is the more sensitive of the two.
 - *shaft*: the same for all electrodes of a shaft together. Neighbours hear the same sources and can
   stand in for each other, so a shaft may matter when none of its contacts does.
 - *alone*: every other electrode is replaced, together, and only this one is intact: the mean
@@ -51,6 +54,12 @@ COLUMNS = {
     "p": "Probability of such a loss if the electrode's signal told nothing, from exchanged blocks",
     "p_min": "The smallest p that this number of blocks can give",
     "q": "False discovery rate over electrodes (Benjamini-Hochberg)",
+    "margin_contribution": "Fall of the margin (how many standard deviations of all candidates' "
+    "similarities the true sound is above their mean) when the electrode's signal is replaced",
+    "margin_ci_low": "Lower limit of the interval of margin_contribution, from resampled blocks",
+    "margin_ci_high": "Upper limit of the interval of margin_contribution",
+    "margin_p": "As p, for the margin",
+    "margin_q": "False discovery rate of margin_p over electrodes (Benjamini-Hochberg)",
     "rank_alone": "Mean relative rank when all other electrodes are replaced (0.5: chance)",
     "alone_ci_low": "Lower limit of the interval of rank_alone, from resampled blocks",
     "alone_ci_high": "Upper limit of the interval of rank_alone",
@@ -171,10 +180,11 @@ def electrode_contributions(
     retrieval = Retrieval(encoder, windows, tell)
     test = RankTest(retrieval, exchange, orders, evaluation, int(rng.integers(2**63)))
 
-    single = [test.replace([c]) for c in range(windows.n_channels)]
+    losses = [test.replace([c]) for c in range(windows.n_channels)]
+    single, margins = [loss.rank for loss in losses], [loss.margin for loss in losses]
     by_shaft = {
         # One contact is its shaft.
-        name: test.replace(members) if len(members) > 1 else single[members[0]]
+        name: test.replace(members).rank if len(members) > 1 else single[members[0]]
         for name, members in work.shafts.items()
     }
     alone = [test.keep(c, *work.alone) for c in range(windows.n_channels)]
@@ -191,6 +201,8 @@ def electrode_contributions(
         **_columns("", single, ("contribution", "ci_low", "ci_high", "p")),
         "p_min": np.full(len(single), test.p_min),
         "q": _false_discovery_rates([e.p for e in single]),
+        **_columns("margin_", margins, ("contribution", "ci_low", "ci_high", "p")),
+        "margin_q": _false_discovery_rates([e.p for e in margins]),
         **_columns("", alone, ("rank_alone", "alone_ci_low", "alone_ci_high")),
         **_shaft_columns(shafts, single, by_shaft, work.shafts),
         "integrated_gradient": _shares(integrals, score),

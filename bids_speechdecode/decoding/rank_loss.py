@@ -1,4 +1,4 @@
-"""The loss of rank without some electrodes and the rank with one alone, with interval and p."""
+"""What is lost without some electrodes, and the rank with one alone, with interval and p."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.decoding.permutation import BlockOrders, Exchange
-from bids_speechdecode.decoding.replacement import Retrieval
+from bids_speechdecode.decoding.replacement import MARGIN_UNIT, Retrieval
 from bids_speechdecode.decoding.statistics import bootstrap_interval
 
 
@@ -21,6 +21,14 @@ class Estimate:
     low: float = float("nan")
     high: float = float("nan")
     p: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What replacing electrodes costs: rise of relative rank, and fall of the margin."""
+
+    rank: Estimate = Estimate()
+    margin: Estimate = Estimate()
 
 
 class RankTest:
@@ -37,36 +45,45 @@ class RankTest:
         self.retrieval, self.exchange, self.orders = retrieval, exchange, orders
         self.evaluation, self.seed = evaluation, seed
         self.intact = retrieval.intact()
-        self.worst = 2 * (len(self.intact) - 1)
+        self.worst = 2 * (len(self.intact.ranks) - 1)
 
     @property
     def mean_rank(self) -> float:
         """Mean relative rank with all electrodes."""
-        return float(self.intact.mean() / self.worst)
+        return float(self.intact.ranks.mean() / self.worst)
 
     @property
     def p_min(self) -> float:
         """The smallest p that is possible; NaN where there is one block."""
         return self.orders.p_min if self.exchange.n_repeats else float("nan")
 
-    def replace(self, channels: Sequence[int]) -> Estimate:
-        """Return the loss of rank when `channels` take, together, the signal of other blocks."""
+    def replace(self, channels: Sequence[int]) -> Loss:
+        """Return what it costs when `channels` take, together, the signal of other blocks."""
         exchange = self.exchange
         if not exchange.n_repeats:
-            return Estimate()
+            return Loss()
         replaced = self.retrieval.replaced(
             channels, exchange.target, exchange.source, exchange.target
         )
-        loss = (exchange.mean_per_window(replaced) - self.intact) / self.worst
-        p = self.orders.p_value(exchange.cells(self.intact, replaced))
-        return self.interval(loss, exchange.block_of, p)
+        # A small margin is bad, as a large rank is.
+        return Loss(
+            self._cost(self.intact.ranks, replaced.ranks, 1 / self.worst),
+            self._cost(-self.intact.margins, -replaced.margins, MARGIN_UNIT),
+        )
+
+    def _cost(self, intact: np.ndarray, replaced: np.ndarray, unit: float) -> Estimate:
+        """Return the mean rise of integers of `unit`, with interval and p."""
+        exchange = self.exchange
+        rise = (exchange.mean_per_window(replaced) - intact) * unit
+        p = self.orders.p_value(exchange.cells(intact, replaced))
+        return self.interval(rise, exchange.block_of, p)
 
     def keep(self, channel: int, target: np.ndarray, source: np.ndarray) -> Estimate:
         """Return the rank of windows `target` when all others come from windows `source`."""
         if not len(target):
             return Estimate()
-        ranks = self.retrieval.replaced([channel], source, target, target) / self.worst
-        return self.interval(ranks, self.exchange.block_of[target])
+        placed = self.retrieval.replaced([channel], source, target, target)
+        return self.interval(placed.ranks / self.worst, self.exchange.block_of[target])
 
     def interval(self, values: np.ndarray, blocks: np.ndarray, p: float = float("nan")) -> Estimate:
         """Return the mean of values of windows, and its interval from resampled blocks."""

@@ -7,6 +7,7 @@ the mix, ``z + w_c (x_c' - x_c)``: the channels are mixed once, not once a chann
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -20,6 +21,24 @@ from bids_speechdecode.errors import DataError
 
 # Windows encoded at once: what stays in the cache of a core, what keeps a GPU busy.
 _BATCH_CPU, _BATCH_GPU = 128, 2048
+MARGIN_UNIT = 1e-6  # margins are kept as integers of this
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where the true sounds of windows came among all; integers, so that equal sums are equal.
+
+    Attributes
+    ----------
+    ranks : array of int64, shape (n,)
+        ``2 n_above + n_tied``, at most ``2 (N - 1)``: `Ranks.relative` without its denominator.
+    margins : array of int64, shape (n,)
+        By how many standard deviations of all candidates' similarities (in `MARGIN_UNIT`) that of
+        the true sound is above their mean. It still tells near from far where the rank is 0.
+    """
+
+    ranks: np.ndarray
+    margins: np.ndarray
 
 
 class Retrieval:
@@ -53,16 +72,16 @@ class Retrieval:
             self.basis = _output_basis(self.encoder, windows.target_shape[-1])
             self.candidates = self._project(windows.targets.float())
 
-    def intact(self) -> np.ndarray:
-        """Return the doubled rank of every window as it is (see `replaced`), shape (N,)."""
+    def intact(self) -> Placed:
+        """Return where the sound of every window comes as it is."""
         everything = np.arange(len(self.windows))
         return self.replaced([], everything, everything, everything)
 
     @torch.inference_mode()
     def replaced(
         self, channels: Sequence[int], base: np.ndarray, donor: np.ndarray, target: np.ndarray
-    ) -> np.ndarray:
-        """Return the doubled rank of sound `target` for `base` with channels of `donor`.
+    ) -> Placed:
+        """Return where sound `target` comes for `base` with channels of `donor`.
 
         Parameters
         ----------
@@ -70,12 +89,6 @@ class Retrieval:
             Those that come from `donor`; all others come from `base`.
         base, donor, target : array of int, shape (n,)
             Windows.
-
-        Returns
-        -------
-        array of int64, shape (n,)
-            ``2 n_above + n_tied``, at most ``2 (N - 1)``: `Ranks.relative` without its
-            denominator, so that sums are exact.
 
         Raises
         ------
@@ -85,9 +98,9 @@ class Retrieval:
         plan = torch.from_numpy(np.stack([base, donor, target])).to(self.windows.device)
         parts = []
         for some in plan.split(self.batch_size, dim=1):
-            parts.append(self._rank(self._remix(channels, some[0], some[1]), some[2]))
+            parts.append(self._place(self._remix(channels, some[0], some[1]), some[2]))
             self.on_encoded(some.shape[1])
-        ranks = torch.cat(parts).cpu().numpy()
+        ranks, margins = torch.cat(parts, dim=1).cpu().numpy()
         if (ranks < 0).any():
             raise DataError(
                 "Embeddings are not finite, so they have no rank.",
@@ -95,7 +108,7 @@ class Retrieval:
                 found=f"NaN or infinity in {int((ranks < 0).sum())} of {len(ranks)} windows",
                 fix="Look for NaN in the preprocessed signal and in the training history.",
             )
-        return ranks
+        return Placed(ranks, margins)
 
     def _remix(
         self, channels: Sequence[int], base: torch.Tensor, donor: torch.Tensor
@@ -112,14 +125,17 @@ class Retrieval:
         samples = self.windows.starts[index][:, None] + offsets
         return torch.stack([self.windows.signal[:, c][samples] for c in channels], dim=1).float()
 
-    def _rank(self, z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the doubled rank of the true sound of each mix, -1 where it is not a number."""
+    def _place(self, z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return rank (-1 where it is not a number) and margin of each true sound, (2, B)."""
         similarity = self._project(self.encoder.encode(z)) @ self.candidates.T
         own = similarity.gather(1, target[:, None])
         # The true sound is never above itself and always counted once as not below.
         n_above = (similarity > own + TIE).sum(dim=1)
         n_not_below = (similarity >= own - TIE).sum(dim=1) - 1
-        return (n_above + n_not_below).where(own[:, 0].isfinite(), -1)
+        ranks = (n_above + n_not_below).where(own[:, 0].isfinite(), -1)
+        spread, mean = torch.std_mean(similarity, dim=1)
+        margins = ((own[:, 0] - mean) / spread).nan_to_num(0.0, 0.0, 0.0)
+        return torch.stack([ranks, (margins / MARGIN_UNIT).round().long()])
 
     def _project(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Return unit vectors in coordinates that keep their products with brain embeddings."""
