@@ -93,7 +93,7 @@ def slow_ranks(encoder: Encoder, x: torch.Tensor, audio: torch.Tensor) -> np.nda
 
 
 def slow_margins(encoder: Encoder, x: torch.Tensor, audio: torch.Tensor) -> np.ndarray:
-    """Standard deviations of all candidates by which each true one is above their mean."""
+    """Return by how many standard deviations of all candidates each true one is above them."""
     rows = enumerate(slow_cosines(encoder, x, audio))
     return np.array([(row[i] - np.mean(row)) / np.std(row, ddof=1) for i, row in rows])
 

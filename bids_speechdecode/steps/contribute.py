@@ -23,7 +23,7 @@ from bids_speechdecode.steps.models import load_model
 from bids_speechdecode.steps.plan import FINETUNE
 from bids_speechdecode.steps.select import COLUMNS as SELECTED_COLUMNS
 
-VERSION = 1
+VERSION = 2
 # What is known of an electrode before any decoding, taken over from the table of channels.
 ANATOMY = ("group", "x", "y", "z", "space", "label", "hemisphere", "distance")
 
