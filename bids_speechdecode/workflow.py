@@ -139,6 +139,13 @@ def run_group(
             where=out.root,
             fix="run the participant level first",
         )
+    if request.compare_to and not request.compare_to.is_dir():
+        raise MissingInputError(
+            "the derivatives to compare with do not exist",
+            expected="the output folder of a run of the same participants with another --target",
+            where=request.compare_to,
+            fix="run the participant level into that folder first, or correct --compare-to",
+        )
     if request.dry_run:
         click.echo("the group level would read the results of: " + ", ".join(participants))
         return
