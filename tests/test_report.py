@@ -699,7 +699,7 @@ def test_methods_follow_the_settings_of_the_run(page: str, tmp_path: Path) -> No
 def test_methods_tell_the_electrodes_of_the_run(page: str, group_page: str, tmp_path: Path) -> None:
     # A work that is cited without having been used is as wrong as one that is not cited.
     text = _text(page)
-    assert "the models read all of them." in text
+    assert "The models read all good channels." in text
     assert "(at least 1000 replaced windows for each)" in text
     for key in ("desikan", "abagen", "breiman", "benjamini", "sundararajan", "nilearn"):
         assert f'<li id="ref-{key}">' in page

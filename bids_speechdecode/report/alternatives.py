@@ -13,7 +13,7 @@ from bids_speechdecode.report import brain, charts
 from bids_speechdecode.report.brain_maps import GroupMap
 from bids_speechdecode.report.electrode_tables import one_row_per_shaft
 from bids_speechdecode.report.figures import Key, condition_label, contrast_label
-from bids_speechdecode.report.page import clock, count, interval, number, p_value
+from bids_speechdecode.report.page import clock, count, interval, number, p_value, several
 
 MOST = 8  # regions, shafts or electrodes that are named
 
@@ -90,11 +90,8 @@ def alignment(recordings: Sequence[Mapping[str, Any]]) -> str:
 def spectra(found: Sequence[tuple[str, pd.DataFrame]]) -> str:
     """Return the power near 1 and 10 Hz, the median over recordings."""
     return f"{len(found)} recordings; median power " + _listed(
-        f"{words} at {frequency} Hz {_power(found, column, frequency)} {unit}"
-        for column, words, unit in (
-            ("before", "before", "V²/Hz"),
-            ("after", "after", "robust z²/Hz"),
-        )
+        f"{column} at {frequency} Hz {_power(found, column, frequency)} V²/Hz"
+        for column in ("before", "after")
         for frequency in (1, 10)
     )
 
@@ -162,7 +159,7 @@ def regions(means: pd.DataFrame) -> str:
     """Return the regions with the highest mean contribution."""
     named = [
         f"{charts.region_name(row['label'], row['hemisphere'])} {number(row['mean'], 4)} "
-        f"({row['n_contacts']} electrodes)"
+        f"({several(row['n_contacts'], 'electrode')})"
         for row in means.to_dict("records")
     ]
     return "Mean contribution: " + _first(named, "regions")
@@ -186,7 +183,7 @@ def parcels(table: pd.DataFrame) -> str:
     ordered = charts.ordered_regions(table, len(table))
     named = [
         f"{charts.region_name(row['label'], row['hemisphere'])} {number(row['mean'], 4)}"
-        f"{_range(row, 4)}, {row['n_participants']:.0f} participants, "
+        f"{_range(row, 4)}, {several(row['n_participants'], 'participant')}, "
         + (f"q {p_value(row['q'])}" if pd.notna(row["p"]) else "not tested")
         for row in ordered.to_dict("records")
     ]

@@ -321,7 +321,9 @@ def group_regions(regions: pd.DataFrame, participants: pd.DataFrame) -> Figure:
         Line2D([], [], **_dot("white"), label="participant"),
         Line2D([], [], color=BLACK, marker="$*$", linestyle="none", label=f"q ≤ {Q:g}"),
     ]
-    figure.legend(handles=handles, loc="outside upper right", ncols=5, columnspacing=1.2)
+    figure.legend(
+        handles=handles, loc="outside upper right", ncols=5, columnspacing=0.9, handlelength=1.6
+    )
     return figure
 
 

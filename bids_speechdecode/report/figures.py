@@ -281,7 +281,7 @@ def power_spectra(spectra: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
     Parameters
     ----------
     spectra : sequence of (task, data frame)
-        One per recording: columns frequency (hertz), before (V^2/Hz) and after (robust z^2/Hz),
+        One per recording: columns frequency (hertz), before and after (V^2/Hz, before the scaling),
         each the median over the channels kept.
     """
     figure = _figure(2.9)
@@ -300,7 +300,7 @@ def power_spectra(spectra: Sequence[tuple[str, pd.DataFrame]]) -> Figure:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_minor_formatter(NullFormatter())
     panels[0].set(title="Before: as recorded", ylabel="Power (V²/Hz)")
-    panels[1].set(title="After: preprocessed", ylabel="Power (robust z²/Hz)")
+    panels[1].set(title="After: filtered and decimated", ylabel="Power (V²/Hz)")
     handles = [Line2D([], [], color=colors[task], label=plain(f"task {task}")) for task in tasks]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(tasks), 4))
     return figure

@@ -191,6 +191,15 @@ def find_missing(results: GroupResults) -> Missing:
     return missing
 
 
+# What the summary tells of a contrast, with the place of its difference.
+MAIN_CONTRASTS = {
+    "finetuned-taskonly": "Pretraining changed the mean rank by {} compared with the task data "
+    "alone",
+    "taskonly-projection": "Spatial attention over the positions of contacts changed the mean rank "
+    "by {} compared with a plain projection of channels, both trained on the task data alone",
+}
+
+
 def summarise(results: GroupResults) -> list[str]:
     """Return the result in plain sentences: the finetuned condition and the main contrast."""
     told: list[str] = []
@@ -207,13 +216,11 @@ def summarise(results: GroupResults) -> list[str]:
             f"relative rank of {number(best['mean_rank'])} (chance 0.500, best 0)."
         )
         told += _conclude(str(best["conclusion"]), told)
-        main = task.contrasts[task.contrasts["contrast"] == "finetuned-taskonly"]
-        for _, row in main[main["audio"] == best["audio"]].iterrows():
-            told.append(
-                f"Pretraining changed the mean rank by {number(row['difference'])} compared with "
-                "the task data alone (negative: better)."
-            )
-            told += _conclude(named_conclusion(row), told)
+        same_audio = task.contrasts[task.contrasts["audio"] == best["audio"]]
+        for contrast, words in MAIN_CONTRASTS.items():
+            for row in same_audio[same_audio["contrast"] == contrast].to_dict("records"):
+                told.append(f"{words.format(number(row['difference']))} (negative: better).")
+                told += _conclude(named_conclusion(row), told)
     return told or ["There is no result yet: the group level has not written any tables."]
 
 

@@ -138,18 +138,20 @@ def in_template(settings: Settings | None, electrodes: Electrodes) -> dict[str, 
 
 
 def describe_selection(settings: Settings) -> str:
-    """Return which of the good channels the models read, as the end of a sentence."""
+    """Return which channels the models read, as the end of a sentence."""
     chosen = settings["selection"]
     rules = [_describe_rule(rule, settings) for rule in chosen["rules"] if rule != "all"]
     if not rules:
-        return "all of them"
+        return "all good channels"
     policy = {
         "keep": "channels without a position were kept",
         "drop": "channels without a position were dropped",
         "error": "a channel without a position would have stopped the run",
     }[chosen["unlocalised"]]
     needs_position = {"roi", "radius"} & set(chosen["rules"])
-    return "those that " + " and ".join(rules) + (f" ({policy})" if needs_position else "")
+    return (
+        "the good channels that " + " and ".join(rules) + (f" ({policy})" if needs_position else "")
+    )
 
 
 def _describe_rule(rule: str, settings: Settings) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from bids_speechdecode import __version__
@@ -22,7 +23,6 @@ from bids_speechdecode.bids.derivatives import write_text
 from bids_speechdecode.report.figures import MINUS, WIDTH, mark_simulated
 
 DASH = "\N{EN DASH}"  # where there is no value
-SVG_DPI = 72  # what matplotlib counts in an SVG
 
 
 WIDE = 9  # columns from which a table is set smaller
@@ -150,6 +150,17 @@ def count(value: Any) -> str:
     return DASH if value is None or pd.isna(value) else f"{int(value):,}".replace(",", "\u202f")
 
 
+def several(n: Any, what: str) -> str:
+    """Return a count with its noun.
+
+    Examples
+    --------
+    >>> several(1, "electrode"), several(2, "electrode")
+    ('1 electrode', '2 electrodes')
+    """
+    return f"{count(n)} {what}{'' if n == 1 else 's'}"
+
+
 def interval(low: Any, high: Any, digits: int = 3) -> str:
     """Return ``low to high``, or a dash where the interval is unknown."""
     if pd.isna(low) or pd.isna(high):
@@ -207,12 +218,8 @@ def figure_svg(figure: Figure, name: str) -> str:
     silent = dict.fromkeys(["Date", "Creator", "Format", "Type"])
     buffer = io.StringIO()
     with matplotlib.rc_context(settings):
-        if engine := figure.get_layout_engine():
-            # matplotlib would draw everything once more only to find the same layout.
-            figure.set_dpi(SVG_DPI)
-            engine.execute(figure)
-            figure.set_layout_engine("none")
-        figure.savefig(buffer, format="svg", metadata=silent)
+        # Not savefig, which draws everything twice where the layout is computed.
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=silent)
     return buffer.getvalue()
 
 

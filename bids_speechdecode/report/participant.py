@@ -127,9 +127,10 @@ def summarise(results: Results) -> list[str]:
         f"{p_phrase(best['p_shift'])} against time-shifted pairing).",
         _verdict(best),
     ]
-    main = results.contrasts[results.contrasts["contrast"] == "finetuned-taskonly"]
-    main = main[main["audio"] == best["audio"]]
-    sentences += [_contrast_sentence(row, level) for row in main.to_dict("records")]
+    told = results.contrasts[results.contrasts["audio"] == best["audio"]]
+    for contrast in MAIN_CONTRASTS:
+        rows = told[told["contrast"] == contrast].to_dict("records")
+        sentences += [_contrast_sentence(row, level) for row in rows]
     for found in results.contributions.values():
         sentences += electrodes_in_words(found, level)
     return sentences
@@ -141,12 +142,23 @@ def _verdict(best: pd.Series) -> str:
     return "This does not show decoding better than chance in this participant."
 
 
+# What the summary tells of a contrast, as "With ..., the mean rank was lower than with ...".
+MAIN_CONTRASTS = {
+    "finetuned-taskonly": ("pretraining", "the task data alone"),
+    "taskonly-projection": (
+        "spatial attention over the positions of contacts",
+        "a plain projection of channels, both trained on the task data alone",
+    ),
+}
+
+
 def _contrast_sentence(row: Mapping[Any, Any], level: str) -> str:
+    first, second = MAIN_CONTRASTS[str(row["contrast"])]
     change = "lower (better)" if row["difference"] < 0 else "higher (worse)"
     clear = "" if row["p"] < 0.05 else "; this does not establish a difference"
     return (
-        f"With pretraining, the mean rank was {number(abs(row['difference']))} {change} than "
-        f"with the task data alone ({level} CI of the difference "
+        f"With {first}, the mean rank was {number(abs(row['difference']))} {change} than "
+        f"with {second} ({level} CI of the difference "
         f"{interval(row['ci_low'], row['ci_high'])}; {p_phrase(row['p'])}{clear})."
     )
 

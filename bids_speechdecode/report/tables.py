@@ -104,7 +104,7 @@ def _read_contrast(row: Mapping[Any, Any]) -> str:
     if pd.isna(row["p"]) or row["p"] >= 0.05 or not second:
         return "no difference established"
     winner, loser = (first, second) if row["difference"] < 0 else (second, first)
-    return f"{condition_label(winner)} is better than {condition_label(loser)}"
+    return f"“{condition_label(winner)}” is better than “{condition_label(loser)}”"
 
 
 def short_label(recording: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from bids_speechdecode.report.brain import Q
 from bids_speechdecode.report.charts import region_name
 from bids_speechdecode.report.electrode_tables import Described, one_row_per_shaft
 from bids_speechdecode.report.figures import condition_label
-from bids_speechdecode.report.page import count, interval, number, p_phrase, p_value
+from bids_speechdecode.report.page import count, interval, number, p_phrase, p_value, several
 
 FEWEST = 5  # participants that a test over them needs, where the table does not say
 MOST_NAMED = 3  # regions in one sentence
@@ -43,8 +43,9 @@ def _single(table: pd.DataFrame, sidecar: Mapping[str, Any], level: str) -> list
     model = (
         f" in the model “{condition_label(str(sidecar['Model']))}”" if "Model" in sidecar else ""
     )
+    among = several(n, "electrode")
     if not tested:
-        return [f"Contributions of {_electrodes(n)}{model} were estimated but could not be tested."]
+        return [f"Contributions of {among}{model} were estimated but could not be tested."]
     best = known.iloc[int(known["contribution"].argmax())]
     n_helping = int((known["q"] <= Q).sum())
     cost = (
@@ -53,18 +54,14 @@ def _single(table: pd.DataFrame, sidecar: Mapping[str, Any], level: str) -> list
     )
     if not n_helping:
         return [
-            f"Where: of {_electrodes(n)}{model} none reaches q ≤ {Q:g} on its own; permuting the "
+            f"Where: of {among}{model} none reaches q ≤ {Q:g} on its own; permuting the "
             f"first, {best['name']}{_in_region(best)}, costs {cost}. This does not show that none "
             "matters: neighbours can stand in for each other."
         ]
     return [
-        f"Where: {count(n_helping)} of {_electrodes(n)} help on their own{model} (q ≤ {Q:g}); "
+        f"Where: {count(n_helping)} of {among} help on their own{model} (q ≤ {Q:g}); "
         f"permuting the first, {best['name']}{_in_region(best)}, costs {cost}."
     ]
-
-
-def _electrodes(n: int) -> str:
-    return f"{count(n)} electrode{'s' if n != 1 else ''}"
 
 
 def _in_region(row: Any) -> str:
@@ -82,7 +79,7 @@ def _shafts(table: pd.DataFrame, level: str) -> list[str]:
         f"{p_phrase(best['p'])})"
     )
     where = f"mostly {best['region']}" if best["region"] else "in no region of the atlas"
-    name = f"{best['shaft']} ({_electrodes(best['n'])}, {where})"
+    name = f"{best['shaft']} ({several(best['n'], 'electrode')}, {where})"
     among = f"{count(n_helping)} of {count(len(shafts))} shafts reach q ≤ {Q:g}"
     if not best["q"] <= Q:
         return [f"Of the shafts, permuting {name} costs most, {numbers}; {among}."]
@@ -148,9 +145,10 @@ def _in_single_participants(contacts: pd.DataFrame) -> list[str]:
     if contacts.empty or contacts["q"].isna().all():
         return []
     helping = contacts[contacts["q"] <= Q]
+    among = several(len(contacts), "electrode")
     text = (
-        f"Within participants, {count(len(helping))} of {_electrodes(len(contacts))} help on their "
-        f"own (q ≤ {Q:g} in their participant)"
+        f"Within participants, {count(len(helping))} of {among} help on their own "
+        f"(q ≤ {Q:g} in their participant)"
     )
     names = Counter(
         region_name(label, side)
@@ -161,5 +159,5 @@ def _in_single_participants(contacts: pd.DataFrame) -> list[str]:
         return [f"{text}."]
     most = ", ".join(f"{name} ({count(n)})" for name, n in names.most_common(MOST_NAMED))
     n = helping["participant"].nunique()
-    own = "1 participant" if n == 1 else f"{count(n)} participants"
+    own = several(n, "participant")
     return [f"{text}; they are in {own}, most of them in {most}."]
