@@ -36,6 +36,7 @@ from bids_speechdecode.decoding.spatial import (
 from bids_speechdecode.decoding.training import embed_windows, train
 from bids_speechdecode.decoding.windows import WindowSet
 from bids_speechdecode.errors import DataError, UsageError
+from bids_speechdecode.steps import pretrain as pretraining
 from bids_speechdecode.steps.pretrain import new_encoder
 
 
@@ -215,11 +216,14 @@ def test_same_seed_same_maps() -> None:
     assert (a != start).all()
 
 
-def test_setting_reaches_the_encoder_but_not_the_linear_baseline() -> None:
+def test_setting_reaches_the_encoder_but_not_the_linear_baseline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """An option that changes nothing is worse than none; the baseline must stay what it is."""
     signal = SimpleNamespace(shape=(400, 3))
     loaded: Any = SimpleNamespace(signal=signal, n_samples=40, targets=torch.zeros(10, 7))
     positions = np.array([[1.0, 2.0, 3.0], [np.nan] * 3, [4.0, 5.0, 6.0]])
+    monkeypatch.setattr(pretraining, "model_positions", lambda _: positions)
     for spatial, kind, expected in (
         ("attention", "conv", as_positions(positions)),
         ("none", "conv", None),
@@ -228,8 +232,9 @@ def test_setting_reaches_the_encoder_but_not_the_linear_baseline() -> None:
         encoder = EncoderConfig(preset="small", spatial=spatial)  # type: ignore[arg-type]
         config = SimpleNamespace(encoder=encoder, run=SimpleNamespace(seed=0))
         context: Any = SimpleNamespace(config=config)
-        built = new_encoder(context, loaded, kind, positions=positions)  # type: ignore[arg-type]
+        built = new_encoder(context, loaded, kind)  # type: ignore[arg-type]
         assert built.spec.positions_mm == expected
     config.encoder = EncoderConfig(preset="small", spatial="attention")
+    monkeypatch.setattr(pretraining, "model_positions", lambda _: np.full((3, 3), np.nan))
     with pytest.raises(DataError):
         new_encoder(context, loaded)

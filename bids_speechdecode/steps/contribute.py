@@ -94,7 +94,9 @@ def chosen_model(context: Context) -> str:
 def _signature(context: Context, name: str) -> str:
     settings = {
         **asdict(context.config.contributions),
-        **asdict(context.config.evaluation),
+        "block": context.config.evaluation.block,
+        "n_bootstrap": context.config.evaluation.n_bootstrap,
+        "confidence": context.config.evaluation.confidence,
         "seed": context.config.run.seed,
         "model": name,
         "selected": signature_of(context.summary_file("selected", "channels", ".tsv")),

@@ -176,7 +176,7 @@ def _signature(context: Context) -> str:
     }
     if RESPONSIVE in config.selection.rules:
         settings["windows"] = plan_fingerprint(context, FINETUNE)
-        settings["statistics"] = [asdict(config.evaluation), config.run.seed]
+        settings["statistics"] = [config.evaluation.block, config.run.seed]
     inputs = [
         *(fingerprint(path) for path in _subject_files(config, plan)),
         *(fingerprint(f.electrodes) for f in files),
