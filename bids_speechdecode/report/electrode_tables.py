@@ -57,6 +57,8 @@ CONTRIBUTION_COLUMNS = [
     "p",
     "p_min",
     "q",
+    "margin_contribution",
+    "margin_q",
     "rank_alone",
     "alone_ci_low",
     "alone_ci_high",
@@ -175,12 +177,12 @@ def contribution_tables(table: pd.DataFrame) -> dict[str, Table]:
 
 
 ELECTRODE_CELLS = (
-    *("Electrode", "Region", "Shaft", "Contribution", "CI", "p", "q", "Rank alone", "CI (alone)"),
-    *("Integrated gradient (%)", "Neighbour's r"),
+    *("Electrode", "Region", "Shaft", "Contribution", "CI", "p", "q", "Margin", "q (margin)"),
+    *("Rank alone", "CI (alone)", "Integrated gradient (%)", "Neighbour's r"),
 )
 FIRST_CELLS = (
-    *("Electrode", "Region", "Shaft", "Contribution", "CI", "q", "Rank alone"),
-    "Integrated gradient (%)",
+    *("Electrode", "Region", "Shaft", "Contribution", "CI", "q", "Margin", "q (margin)"),
+    *("Rank alone", "Integrated gradient (%)"),
 )
 
 
@@ -193,6 +195,8 @@ def _electrode_cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
         interval(row["ci_low"], row["ci_high"], 4),
         p_value(row["p"]),
         p_value(row["q"]),
+        number(row["margin_contribution"]),
+        p_value(row["margin_q"]),
         number(row["rank_alone"]),
         interval(row["alone_ci_low"], row["alone_ci_high"]),
         number(100 * row["integrated_gradient"], 1),
