@@ -9,12 +9,19 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from bids_speechdecode.bids.derivatives import Derivatives, read_table, write_json, write_tsv
+from bids_speechdecode.bids.derivatives import (
+    Derivatives,
+    read_sidecar,
+    read_table,
+    write_json,
+    write_tsv,
+)
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.errors import DataError, MissingInputError
 from bids_speechdecode.group.contributions import (
     list_contribution_tasks,
     read_contributions,
+    why_stale,
     write_contacts,
 )
 from bids_speechdecode.group.parcels import (
@@ -63,7 +70,11 @@ def make_participant(root, participant, contributions, task="audiobook", sidecar
     path = out.path(participant, task=task, desc="contrib", suffix="channels", extension=".tsv")
     write_tsv(path, table)
     facts = {"Model": "finetuned", "Atlas": "desikan-killiany", "Simulated": True}
-    write_json(path.with_suffix(".json"), {**facts, **(sidecar or {})})
+    facts |= {"SelectedSignature": "s", "ModelSignature": "m", **(sidecar or {})}
+    write_json(path.with_suffix(".json"), facts)
+    for desc, suffix, signed in (("selected", "channels", "s"), (facts["Model"], "model", "m")):
+        beside = out.path(participant, task=task, desc=desc, suffix=suffix, extension=".json")
+        write_json(beside, {"Signature": signed})
     return out
 
 
@@ -121,7 +132,10 @@ def test_broken_tables_leave_out_their_participant_only(tmp_path):
     make_participant(tmp_path, "03", [0.1, 0.2], name="A1")
     make_participant(tmp_path, "05", [])
     path = out.path("04", task="audiobook", desc="contrib", suffix="channels", extension=".tsv")
+    make_participant(tmp_path, "04", [0.1])
+    facts = read_sidecar(path)
     write_tsv(path, pd.DataFrame({"name": ["A1"]}))
+    write_json(path.with_suffix(".json"), facts)
     found = read_contributions(tmp_path, ["01", "02", "03", "04"], "audiobook")
     assert found.participants == ("sub-01",)
     why = {item.what: item.why for item in found.left_out}
@@ -130,6 +144,23 @@ def test_broken_tables_leave_out_their_participant_only(tmp_path):
     assert "no x, y, z" in why["sub-04"]
     with pytest.raises(MissingInputError, match="no contributions"):
         read_contributions(tmp_path, ["02", "05", "09"], "audiobook")
+
+
+@pytest.mark.parametrize("changed", ["SelectedSignature", "ModelSignature", "Model"])
+def test_contributions_of_other_channels_or_models_are_left_out(tmp_path, changed):
+    # Old contributions beside a new selection or model would enter the group map unnoticed.
+    make_participant(tmp_path, "01", [0.1])
+    for label, value in (("02", "another"), ("03", None)):  # None: the sidecar does not say
+        out = make_participant(tmp_path, label, [0.5])
+        path = out.path(
+            label, task="audiobook", desc="contrib", suffix="channels", extension=".tsv"
+        )
+        assert why_stale(path) == ""
+        write_json(path.with_suffix(".json"), {**read_sidecar(path), changed: value})
+        assert "run step 'contributions' again" in why_stale(path)
+    found = read_contributions(tmp_path, ["01", "02", "03"], "audiobook")
+    assert found.participants == ("sub-01",)
+    assert ["other channels" in item.why for item in found.left_out] == [True, True]
 
 
 # ------------------------------------------------------------------------------- parcels

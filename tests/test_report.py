@@ -208,8 +208,11 @@ def _fixture_electrodes(folder: Path, name: str) -> None:
     table = pd.DataFrame(rows)
     _write_tsv(folder / f"{name}_task-audiobook_desc-selected_channels.tsv", table)
     notes = {"Notes": [f"2 contacts lie outside the brain: A9, {HOSTILE}"]}
+    notes |= {"Signature": "of channels"}
     _write_json(folder / f"{name}_task-audiobook_desc-selected_channels.json", notes)
     found = table[table["kept"] == "true"].drop(columns=["kept", "reason", "good_fraction"])
+    model = {"Signature": "of model", "Channels": found["name"].tolist()}
+    _write_json(folder / f"{name}_task-audiobook_desc-finetuned_model.json", model)
     peak = found["group"].eq("A") & found["x"].between(-55, -40)
     value = 0.03 * peak + rng.normal(0, 0.003, len(found))
     found = found.assign(contribution=value, ci_low=value - 0.006, ci_high=value + 0.006)
@@ -223,6 +226,7 @@ def _fixture_electrodes(folder: Path, name: str) -> None:
     _write_tsv(folder / f"{name}_task-audiobook_desc-contrib_channels.tsv", found)
     sidecar = {"Model": "finetuned", "MeanRank": 0.17, "NWindows": 240, "NBlocks": 24}
     sidecar |= {"Repeats": 50, "Notes": ["neighbours share signal: read shafts, not contacts"]}
+    sidecar |= {"SelectedSignature": "of channels", "ModelSignature": "of model"}
     _write_json(folder / f"{name}_task-audiobook_desc-contrib_channels.json", sidecar)
 
 
@@ -744,6 +748,44 @@ def test_rewriting_reports_keeps_the_settings_of_the_computation(tmp_path: Path)
     settings = read_results(tmp_path / "sub-01", again).settings
     assert settings is not None
     assert settings["target"]["name"] == "mel"
+
+
+@pytest.mark.parametrize("words", ["--reports-only", "--steps report", "--steps=report -v"])
+def test_rewriting_reports_keeps_the_warnings_of_the_computation(
+    tmp_path: Path, words: str
+) -> None:
+    # A report written again would otherwise lose every warning, or say that there is no log.
+    first = write_fixture_participant(tmp_path, "01", few=True)
+    again = first.with_name("20260102T100000000")
+    again.mkdir()
+    (again / "command.txt").write_text(f"bids_speechdecode /data /out participant {words}\n")
+    for text in ("", "2026-01-02 10:00:00,000 INFO report sub-01\n"):
+        (again / "log.txt").write_text(text)
+        lines = read_results(tmp_path / "sub-01", again).log_lines
+        assert sum("WARNING" in line for line in lines) == 3
+    (again / "command.txt").write_text("bids_speechdecode /data /out --steps report,evaluate")
+    assert len(read_results(tmp_path / "sub-01", again).log_lines) == 1
+
+
+def test_contributions_of_other_channels_are_not_shown(tmp_path: Path) -> None:
+    # After another selection the old table explains channels and a model that are gone.
+    write_fixture_participant(tmp_path, "01")
+    start = tmp_path / "sub-01" / "ieeg" / "sub-01_task-audiobook"
+    selected, model = (
+        Path(f"{start}_desc-{end}.json") for end in ("selected_channels", "finetuned_model")
+    )
+    results = read_results(tmp_path / "sub-01", None)
+    assert (set(results.contributions), dict(results.unfit)) == ({"audiobook"}, {})
+    _write_json(selected, {**json.loads(selected.read_text()), "Signature": "another"})
+    text = _text(write_participant_report(tmp_path, "01", command="x", log_dir=None).read_text())
+    assert "they belong to other channels or another model" in text
+    assert "Where:" not in text  # nor told of in the summary
+    assert "Electrodes by contribution" not in text
+    assert "scores belong to other channels" not in text
+    kept = json.loads(model.read_text())["Channels"]
+    _write_json(model, {"Signature": "of model", "Channels": kept[1:]})
+    text = _text(write_participant_report(tmp_path, "01", command="x", log_dir=None).read_text())
+    assert "read (finetuned), so the scores belong to other channels" in text
 
 
 def test_open_choices_are_never_presented_as_the_papers(page: str) -> None:

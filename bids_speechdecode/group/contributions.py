@@ -28,6 +28,9 @@ from bids_speechdecode.group.summary import LeftOut
 
 VERSION = 1
 ANALYSIS_SPACE = "MNI152"
+STALE = "they belong to other channels or another model: run step 'contributions' again"
+
+_ENDING = "desc-contrib_channels"
 
 _NUMBERS = ("x", "y", "z", "contribution")
 _WORDS = ("space", "label", "hemisphere")
@@ -119,8 +122,8 @@ def read_contributions(root: Path, participants: Sequence[str], task: str) -> Co
     sources: list[Path] = []
     for participant in participants:
         path = root / f"sub-{participant}" / "ieeg" / _file_name(participant, task)
-        if not path.exists():
-            left_out.append(LeftOut(f"sub-{participant}", "no contributions: not run, or failed"))
+        if why := _why_unusable(path):
+            left_out.append(LeftOut(f"sub-{participant}", why))
             continue
         try:
             table = _read(path)
@@ -145,6 +148,25 @@ def read_contributions(root: Path, participants: Sequence[str], task: str) -> Co
         left_out=tuple(left_out),
         sources=tuple(sources),
     )
+
+
+def why_stale(path: Path) -> str:
+    """Return why contributions do not belong to what lies beside them; "" if they do.
+
+    Parameters
+    ----------
+    path : path
+        A participant's table ``desc-contrib``. Its sidecar names the signatures of the table of
+        channels and of the model that it was made from; one that names none is of unknown origin.
+    """
+    made = read_sidecar(path)
+    model = f"desc-{made.get('Model')}_model.json"
+    for key, name in (("Selected", "desc-selected_channels.tsv"), ("Model", model)):
+        beside = path.with_name(path.name.replace(f"{_ENDING}.tsv", name))
+        signed = made.get(f"{key}Signature")
+        if signed is None or signed != read_sidecar(beside).get("Signature"):
+            return STALE
+    return ""
 
 
 def write_contacts(out: Derivatives, contributions: Contributions) -> Path:
@@ -209,7 +231,15 @@ def in_analysis_space(contacts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _file_name(participant: str, task: str) -> str:
-    return f"sub-{participant}_task-{task}_desc-contrib_channels.tsv"
+    return f"sub-{participant}_task-{task}_{_ENDING}.tsv"
+
+
+def _why_unusable(path: Path) -> str:
+    """Return why there is nothing to read, as far as that shows without the table itself."""
+    if not path.exists():
+        return "no contributions: not run, or failed"
+    why = why_stale(path)
+    return f"its contributions are not used: {why}" if why else ""
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -95,7 +95,7 @@ def write_participant_report(
 
 
 def find_missing(results: Results) -> Missing:
-    """Name every piece that is not on disk, and the step that makes it."""
+    """Name every piece that is absent or belongs to other results, and the step that makes it."""
     missing = Missing()
     for section, piece, what, step in (
         ("data", results.plan, "plan of recordings and windows", "preprocess"),
@@ -110,6 +110,7 @@ def find_missing(results: Results) -> Missing:
     ):
         if not piece:
             missing.add(section, what, step)
+    missing.items.update(results.unfit)
     return missing
 
 

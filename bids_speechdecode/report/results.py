@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bids_speechdecode.bids.derivatives import read_table
+from bids_speechdecode.group.contributions import why_stale
 from bids_speechdecode.report import figures, methods
 from bids_speechdecode.report.electrode_tables import (
     CONTRIBUTION_COLUMNS,
@@ -44,6 +45,9 @@ SCORE_COLUMNS = [
 ]
 CONTRAST_COLUMNS = ["contrast", "audio", "difference", "ci_low", "ci_high", "p", "n_blocks"]
 
+# The command of a run that computes nothing.
+_ONLY_REPORTS = re.compile(r"--reports-only|--steps[ =]+report(?=\s|$)")
+
 
 @dataclass(frozen=True)
 class Results:
@@ -59,6 +63,7 @@ class Results:
     spectra: tuple[tuple[str, pd.DataFrame], ...]
     selections: Mapping[str, Described]
     contributions: Mapping[str, Described]
+    unfit: Mapping[str, str]  # by section of the report: what is on disk but does not belong
     environment: Mapping[str, Any]
     settings: methods.Settings | None
     settings_text: str
@@ -78,9 +83,24 @@ def settings_file(folder: Path, log_dir: Path | None = None) -> Path | None:
     latest run before it do. `log_dir` is where to look where no run of `folder` has settings.
     """
     runs = sorted(path.parent for path in (folder / "log").glob("*/config.toml"))
-    computing = [run for run in runs if "--reports-only" not in _read_text(run / "command.txt")]
-    found = [*([log_dir] if log_dir else []), *runs, *computing]
+    found = [*([log_dir] if log_dir else []), *runs, *filter(_computed, runs)]
     return found[-1] / "config.toml" if found else None
+
+
+def log_file(folder: Path, log_dir: Path | None = None) -> Path | None:
+    """Return the log of a participant's latest run that computed something.
+
+    Where no such run has logged anything, it is that of the latest run, or of `log_dir`.
+    """
+    runs = sorted(p for p in (folder / "log").glob("*/log.txt") if p.stat().st_size)
+    own = [log_dir / "log.txt"] if log_dir else []
+    found = [*own, *runs, *(path for path in runs if _computed(path.parent))]
+    return found[-1] if found else None
+
+
+def _computed(run: Path) -> bool:
+    """Return whether the command of a run asked for more than to write reports."""
+    return _ONLY_REPORTS.search(_read_text(run / "command.txt")) is None
 
 
 def read_results(folder: Path, log_dir: Path | None) -> Results:
@@ -88,6 +108,10 @@ def read_results(folder: Path, log_dir: Path | None) -> Results:
     files = sorted(path for path in folder.rglob("sub-*") if path.is_file())
     log = log_dir or folder / "log" / "none"
     settings_path = settings_file(folder, log_dir) or log / "config.toml"
+    log_path = log_file(folder, log_dir)
+    selections = _read_electrodes(folder, "selected", SELECTED_COLUMNS)
+    contributions = _read_electrodes(folder, "contrib", CONTRIBUTION_COLUMNS)
+    stale = {task: why for task in contributions if (why := _why_stale(folder, task))}
     return Results(
         plan=next((read_object(p) for p in files if p.name.endswith("desc-plan_windows.json")), {}),
         conditions=sorted_conditions(
@@ -102,13 +126,48 @@ def read_results(folder: Path, log_dir: Path | None) -> Results:
             (entity(path, "task"), tolerate(read_table(path), ["frequency", "before", "after"]))
             for path in _ending(files, "_spectra.tsv")
         ),
-        selections=_read_electrodes(folder, "selected", SELECTED_COLUMNS),
-        contributions=_read_electrodes(folder, "contrib", CONTRIBUTION_COLUMNS),
+        selections=selections,
+        contributions={t: found for t, found in contributions.items() if t not in stale},
+        unfit=_unfit(folder, selections, stale),
         environment=read_object(log / "environment.json"),
         settings=methods.read_settings(settings_path) if settings_path.is_file() else None,
         settings_text=_read_text(settings_path),
-        log_lines=tuple(_read_text(log / "log.txt").splitlines()),
+        log_lines=tuple(_read_text(log_path).splitlines()) if log_path else (),
     )
+
+
+def _why_stale(folder: Path, task: str) -> str:
+    name = f"{folder.name}_task-{task}_desc-contrib_channels.tsv"
+    return why_stale(folder / "ieeg" / name)
+
+
+def _unfit(
+    folder: Path, selections: Mapping[str, Described], stale: Mapping[str, str]
+) -> dict[str, str]:
+    """Return, by section of the report, what on disk does not belong to the rest."""
+    others = {task: _models_of_others(folder, task, found) for task, found in selections.items()}
+    selection = [
+        f"Task {task}: the channels selected now are not those that the models on disk read "
+        f"({', '.join(models)}), so the scores belong to other channels: run steps 'pretrain', "
+        "'finetune' and 'evaluate' again."
+        for task, models in others.items()
+        if models
+    ]
+    contributions = [
+        f"Task {task}: contributions are on disk but not shown: {why}."
+        for task, why in stale.items()
+    ]
+    found = {"selection": " ".join(selection), "contributions": " ".join(contributions)}
+    return {section: text for section, text in found.items() if text}
+
+
+def _models_of_others(folder: Path, task: str, selection: Described) -> list[str]:
+    """Return the models of a task that were trained on other channels than those kept."""
+    table = selection.table
+    kept = table.loc[table["kept"], "name"].tolist()
+    paths = sorted((folder / "ieeg").glob(f"{folder.name}_task-{task}_desc-*_model.json"))
+    found = {entity(path, "desc"): read_object(path).get("Channels") for path in paths}
+    return [model for model, channels in found.items() if channels not in (None, kept)]
 
 
 def _ending(files: list[Path], ending: str) -> list[Path]:

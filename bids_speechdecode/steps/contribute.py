@@ -10,7 +10,7 @@ import pandas as pd
 
 from bids_speechdecode.bids.derivatives import signature, write_sidecar, write_tsv
 from bids_speechdecode.decoding.contributions import COLUMNS, electrode_contributions
-from bids_speechdecode.steps.channels import kept_channels
+from bids_speechdecode.steps.channels import kept_channels, selected_file
 from bids_speechdecode.steps.context import (
     FINETUNED,
     TASK_ONLY,
@@ -23,7 +23,7 @@ from bids_speechdecode.steps.models import load_model
 from bids_speechdecode.steps.plan import FINETUNE
 from bids_speechdecode.steps.select import COLUMNS as SELECTED_COLUMNS
 
-VERSION = 2
+VERSION = 3
 # What is known of an electrode before any decoding, taken over from the table of channels.
 ANATOMY = ("group", "x", "y", "z", "space", "label", "hemisphere", "distance")
 
@@ -64,6 +64,8 @@ def contribute(context: Context) -> None:
         signature=key,
         Description="What each electrode contributes to the ranks of the held-out windows",
         Model=name,
+        SelectedSignature=signature_of(selected_file(context)),
+        ModelSignature=signature_of(context.model_file(name)),
         Atlas=" ".join(context.config.anatomy.atlas),
         Target=context.config.target,
         **found.summary(),
@@ -99,7 +101,7 @@ def _signature(context: Context, name: str) -> str:
         "confidence": context.config.evaluation.confidence,
         "seed": context.config.run.seed,
         "model": name,
-        "selected": signature_of(context.summary_file("selected", "channels", ".tsv")),
+        "selected": signature_of(selected_file(context)),
     }
     return signature("contributions", VERSION, settings, [signature_of(context.model_file(name))])
 
