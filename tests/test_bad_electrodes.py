@@ -550,11 +550,12 @@ def test_values_that_contradict_each_other(
 def test_attention_says_which_channels_it_does_not_read(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A contact without a position has weight 0: the user may want to localise it first."""
+    """A contact without a position cannot be read: the user may want to localise it first."""
     put({"x": "n/a"}, slice(0, 1))(data)
     said = dry_run(capsys, data, "--spatial", "attention")
     assert said.status == 0
-    assert "1 of 10 kept channels have no position, so that --spatial attention" in said.notes
+    assert "9 of 10 channels kept" in said.out
+    assert "not localised: spatial attention reads channels by their position: 1" in said.out
 
 
 def test_a_preferred_space_that_nobody_gives_is_told(

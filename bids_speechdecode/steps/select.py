@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bids_speechdecode.anatomy.freesurfer import FreeSurferSubject
@@ -19,7 +20,6 @@ from bids_speechdecode.bids.derivatives import (
     write_sidecar,
     write_tsv,
 )
-from bids_speechdecode.bids.tables import list_some
 from bids_speechdecode.config import Config, SelectionConfig
 from bids_speechdecode.decoding.spatial import SpatialAttention, as_positions
 from bids_speechdecode.errors import DataError, MissingInputError, SpeechDecodeError
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 VERSION = 2
 RESPONSIVE = "responsive"
 NO_PAIR = "no neighbour for a bipolar pair"
+UNREADABLE = "spatial attention reads channels by their position"
 
 COLUMNS = {
     "kept": "Whether the models read the channel",
@@ -100,7 +101,7 @@ def select(context: Context) -> None:
         good = good.merge(heard, how="left", on="name")
         notes += about_blocks
     good = select_channels(good, context.config.selection, located.labels, heard)
-    _warn(context.participant, _notes_on_attention(good, context.config))
+    good = _leave_to_attention(good, context.config)
     dropped = table[~usable].assign(
         kept=False, reason=[quality.why_not(name) for name in table.loc[~usable, "name"]]
     )
@@ -152,7 +153,7 @@ def foresee(plan: ParticipantPlan, config: Config) -> tuple[Located, pd.DataFram
         settings = replace(settings, rules=others or ("all",))
     try:
         chosen = select_channels(located.table, settings, located.labels, None)
-        notes = (*notes, *_notes_on_attention(chosen, config))
+        chosen = _leave_to_attention(chosen, config)
     except SpeechDecodeError:
         _warn(plan.participant, notes)  # they are often the cause
         raise
@@ -173,6 +174,7 @@ def _signature(context: Context) -> str:
         "selection": asdict(config.selection),
         "min_good_fraction": config.preprocess.min_good_fraction,
         "channels": [asdict(channel) for channel in list_channels(plan)],
+        "by_position": config.encoder.spatial,
     }
     if RESPONSIVE in config.selection.rules:
         settings["windows"] = plan_fingerprint(context, FINETUNE)
@@ -198,8 +200,8 @@ def _notes_on_rules(settings: SelectionConfig) -> Iterator[str]:
         yield from notes_on_centers(parse_centers(settings.center))
 
 
-def _notes_on_attention(chosen: pd.DataFrame, config: Config) -> list[str]:
-    """Return which chosen channels spatial attention cannot read.
+def _leave_to_attention(chosen: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """Return the channels with those dropped that spatial attention cannot read.
 
     Raises
     ------
@@ -207,17 +209,14 @@ def _notes_on_attention(chosen: pd.DataFrame, config: Config) -> list[str]:
         It cannot read any, or one lies outside its box.
     """
     if config.encoder.spatial != "attention":
-        return []
-    kept = chosen[chosen["kept"]]
-    positions = as_positions(kept[["x", "y", "z"]].to_numpy(dtype=float))
-    SpatialAttention(positions, 1)
-    lost = [n for n, where in zip(kept["name"], positions, strict=True) if where is None]
-    if not lost:
-        return []
-    return [
-        f"{len(lost)} of {len(kept)} kept channels have no position, so that --spatial attention "
-        f"does not read them: {list_some(lost, 3)}"
-    ]
+        return chosen
+    positions = as_positions(chosen[["x", "y", "z"]].to_numpy(dtype=float))
+    kept = chosen["kept"].to_numpy()
+    SpatialAttention(tuple(p for p, used in zip(positions, kept, strict=True) if used), 1)
+    lost = kept & np.array([where is None for where in positions])
+    return chosen.assign(
+        kept=kept & ~lost, reason=chosen["reason"].mask(lost, "not localised: " + UNREADABLE)
+    )
 
 
 def _subject_files(config: Config, plan: ParticipantPlan) -> list[Path]:
