@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -185,6 +186,27 @@ def test_unknown_coverage_is_not_zero():
     assert coverage["n_auditory"] == 1
     assert np.isnan(coverage["distance_auditory"])
     assert "needs positions in MNI152" in note
+    unlabelled, note = measure_coverage(native.assign(label=None), atlas)
+    assert np.isnan(unlabelled["n_auditory"])
+    assert "No electrode has a label." in note
+
+
+def test_an_atlas_without_auditory_cortex_covers_nothing_unknown():
+    # With 90 labels of another naming, 0 electrodes in "transversetemporal" is no finding.
+    atlas = load_atlas()
+    labels = atlas.labels.assign(name=[f"area{i}" for i in range(len(atlas.labels))])
+    coverage, note = measure_coverage(
+        contacts_of("sub-01", [HESCHL], "area3"), replace(atlas, labels=labels)
+    )
+    unknown = [coverage[k] for k in ("n_auditory", "n_auditory_near", "distance_auditory")]
+    assert np.isnan(unknown).all()
+    assert note == "The atlas has no label transversetemporal."
+
+
+def test_unknown_coverage_does_not_enter_the_correlation():
+    # Six participants in order and one unknown: n is six, not seven with a zero.
+    row = correlate(table_of([*range(6), np.nan], -0.1 * np.arange(7)), SETTINGS, rng()).iloc[0]
+    assert row["n_participants"] == 6
 
 
 # ---------------------------------------------------------------------------- correlation

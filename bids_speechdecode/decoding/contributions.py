@@ -51,7 +51,8 @@ COLUMNS = {
     "signal in another block (above 0: the electrode helps)",
     "ci_low": "Lower limit of the interval of contribution, from resampled blocks",
     "ci_high": "Upper limit of the interval of contribution",
-    "p": "Probability of such a loss if the electrode's signal told nothing, from exchanged blocks",
+    "p": "Probability of such a loss if the electrode's signal told nothing of the sound or of the "
+    "other electrodes, from exchanged blocks",
     "p_min": "The smallest p that this number of blocks can give",
     "q": "False discovery rate over electrodes (Benjamini-Hochberg)",
     "margin_contribution": "Fall of the margin (how many standard deviations of all candidates' "

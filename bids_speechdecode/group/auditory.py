@@ -30,6 +30,7 @@ from bids_speechdecode.group.contributions import (
     write_group_table,
 )
 from bids_speechdecode.group.correlation import Correlation, spearman
+from bids_speechdecode.group.rounding import round_off
 
 # The transverse temporal gyrus (Heschl's) holds primary auditory cortex and somewhat more.
 LABEL = "transversetemporal"
@@ -50,7 +51,7 @@ _OF_BENEFIT = {"": "value", "_ci_low": "ci_low", "_ci_high": "ci_high", "_p": "p
 _COLUMNS = {
     "participant": "Whose electrodes",
     "n_contacts": "Electrodes that the model reads",
-    "n_auditory": f"Of these, how many are labelled {LABEL}; n/a where none is localised",
+    "n_auditory": f"Of these, how many are labelled {LABEL}; n/a where that is unknown",
     "n_auditory_near": f"Of these, how many lie in it or within {NEAR_MM:g} mm",
     "distance_auditory": "Distance of the nearest electrode to it (mm), 0 inside",
     "benefit_pretraining": "Mean relative rank without minus with pretraining (taskonly - "
@@ -155,7 +156,7 @@ def summarise_auditory(
                 "note": " ".join(text for text in (unknown, why, why_not) if text) or None,
             }
         )
-    participants = pd.DataFrame(rows, columns=list(_COLUMNS))
+    participants = round_off(pd.DataFrame(rows, columns=list(_COLUMNS)))
     return Auditory(participants, correlate(participants, settings, rng))
 
 
@@ -168,21 +169,28 @@ def measure_coverage(
     -------
     coverage : dict
         n_contacts, n_auditory, n_auditory_near, distance_auditory (mm); NaN where unknown. An
-        electrode without a place is not an electrode elsewhere: with none localised the count
-        is unknown, not 0.
+        electrode without a place is not an electrode elsewhere: with none localised, none
+        labelled in another space, or an atlas without the label, the count is unknown, not 0.
     note : str
     """
     is_placed = np.isfinite(contacts[["x", "y", "z"]].to_numpy(float)).all(axis=1)
-    is_known = is_placed | contacts["label"].notna().to_numpy()
+    is_labelled = contacts["label"].notna().to_numpy()
+    is_known = is_placed | is_labelled
     coverage = {"n_contacts": len(contacts), "n_auditory": float("nan")}
     coverage |= {"n_auditory_near": float("nan"), "distance_auditory": float("nan")}
     if not is_known.any():
         return coverage, "No electrode is localised."
-    coverage["n_auditory"] = int((contacts["label"] == label).sum())
+    if atlas is not None and label not in set(atlas.labels["name"]):
+        return coverage, f"The atlas has no label {label}."
     notes = []
+    placed = in_analysis_space(contacts)
+    # Without any label it is unknown which labels there are, unless positions can be compared.
+    if is_labelled.any() or (atlas is not None and len(placed)):
+        coverage["n_auditory"] = int((contacts["label"] == label).sum())
+    else:
+        notes.append("No electrode has a label.")
     if not is_known.all():
         notes.append(f"{int((~is_known).sum())} of {len(contacts)} electrodes are not localised.")
-    placed = in_analysis_space(contacts)
     distance = distance_to_label(placed[["x", "y", "z"]].to_numpy(float), atlas, label)
     if len(distance):
         coverage["n_auditory_near"] = int((distance <= NEAR_MM).sum())
@@ -249,7 +257,7 @@ def correlate(
                     ),
                 }
             )
-    return pd.DataFrame(rows, columns=list(_CORRELATION_COLUMNS))
+    return round_off(pd.DataFrame(rows, columns=list(_CORRELATION_COLUMNS)))
 
 
 def write_auditory(

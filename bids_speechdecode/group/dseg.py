@@ -18,6 +18,8 @@ _COLUMNS = {
     "hemisphere": "L, R or B (both)",
     "structure": "What the label is part of; n/a where unknown",
 }
+# A column that BIDS defines keeps its type in the sidecar: described by text alone it is a string.
+_FORMATS = {"index": {"Format": "integer"}}
 
 
 def dseg_table(atlas: Atlas) -> pd.DataFrame:
@@ -53,6 +55,8 @@ def write_dseg(out: Derivatives, atlas: Atlas) -> Path:
         signature=signature("dseg", VERSION, table.to_csv(index=False), [atlas.name]),
         Atlas=atlas.name,
         Space=atlas.space,
-        **{name: {"Description": text} for name, text in _COLUMNS.items()},
+        **{
+            name: {"Description": text, **_FORMATS.get(name, {})} for name, text in _COLUMNS.items()
+        },
     )
     return path

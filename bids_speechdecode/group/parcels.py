@@ -20,6 +20,7 @@ from bids_speechdecode.bids.derivatives import Derivatives
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.decoding.statistics import SignFlip, sign_flip
 from bids_speechdecode.group.contributions import Contributions, write_group_table
+from bids_speechdecode.group.rounding import round_off
 from bids_speechdecode.group.statistics import t_interval
 
 # What an exact one-sided sign-flip test needs to reach p <= 0.05: 1 / 2**5 = 0.031.
@@ -38,7 +39,7 @@ _COLUMNS = {
     "hemisphere": "L or R",
     "n_participants": "Participants with an electrode in the parcel",
     "n_contacts": "Electrodes in it, of all participants",
-    "coverage": "Share of the participants with contributions who have an electrode in the parcel",
+    "coverage": "Share of the participants with labelled electrodes who have one in the parcel",
     "mean": "Mean over participants of their mean contribution (loss of mean relative rank)",
     "ci_low": "Lower limit of Student's t interval over participants; n/a where not tested",
     "ci_high": "Upper limit",
@@ -79,7 +80,7 @@ def average_by_parcel(contacts: pd.DataFrame) -> pd.DataFrame:
         Columns participant, label, hemisphere, n_contacts, mean.
     """
     grouped = contacts.groupby(["participant", *_KEYS], sort=True)["contribution"]
-    return grouped.agg(n_contacts="size", mean="mean").reset_index()
+    return round_off(grouped.agg(n_contacts="size", mean="mean").reset_index())
 
 
 def parcel_table(
@@ -95,8 +96,8 @@ def parcel_table(
     Parameters
     ----------
     contacts : data frame
-        Of all participants, also those without any labelled electrode: they count in the
-        coverage.
+        Of all participants. Where those without any labelled electrode have theirs is unknown:
+        they do not count in the coverage.
     settings : EvaluationConfig
         ``confidence``; ``1 - confidence`` is the level of the tests. ``n_permutations`` is the
         number of sign patterns where not all are counted.
@@ -107,12 +108,13 @@ def parcel_table(
     data frame
         Sorted by label and hemisphere; empty (with its columns) without labels.
     """
-    n_all = contacts["participant"].nunique()
+    n_all = contacts.loc[contacts["label"].notna(), "participant"].nunique()
     rows = [
         _parcel(str(label), str(hemisphere), values, n_all, settings, rng)
         for (label, hemisphere), values in average_by_parcel(contacts).groupby(_KEYS)
     ]
     table = pd.DataFrame(rows, columns=[*_COLUMNS])
+    table = round_off(table)
     tested = table["p"].notna()
     table["q"] = np.nan
     if tested.any():
@@ -131,11 +133,7 @@ def write_parcels(
     settings: EvaluationConfig,
 ) -> list[Path]:
     """Write the table of parcels and that of each participant's parcels; return their paths."""
-    n_unlabelled = int(contributions.contacts["label"].isna().sum())
-    notes = [
-        f"{n_unlabelled} of {len(contributions.contacts)} electrodes have no label and are in no "
-        "parcel."
-    ]
+    notes = _note_unlabelled(contributions.contacts)
     by_participant = average_by_parcel(contributions.contacts)
     return [
         write_group_table(
@@ -151,6 +149,22 @@ def write_parcels(
             ("parcelsByParticipant", by_participant, _BY_PARTICIPANT, {}),
         )
     ]
+
+
+def _note_unlabelled(contacts: pd.DataFrame) -> list[str]:
+    """Return in words how many electrodes, and which participants, are in no parcel."""
+    is_labelled = contacts["label"].notna()
+    notes = [
+        f"{int((~is_labelled).sum())} of {len(contacts)} electrodes have no label and are in no "
+        "parcel."
+    ]
+    labelled = set(contacts.loc[is_labelled, "participant"])
+    without = [str(who) for who in contacts["participant"].unique() if who not in labelled]
+    if without:
+        notes.append(
+            f"Without any labelled electrode, not counted in the coverage: {', '.join(without)}."
+        )
+    return notes
 
 
 def _parcel(

@@ -21,6 +21,7 @@ from bids_speechdecode.bids.derivatives import Derivatives
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.group.contributions import Contributions, write_group_table
 from bids_speechdecode.group.parcels import MIN_PARTICIPANTS
+from bids_speechdecode.group.rounding import round_off
 
 # From here on the interval keeps what it promises (see `compare_regions`).
 FEW_PARTICIPANTS = 8
@@ -101,6 +102,7 @@ def compare_regions(
         for a, b in itertools.combinations(present, 2)
     ]
     table = pd.DataFrame(rows, columns=[*_COLUMNS])
+    table = round_off(table)
     compared = table["p"].notna()
     table["q"] = np.nan
     if compared.any():
@@ -210,6 +212,11 @@ def _conclude(row: Mapping[Hashable, Any], n_compared: int, alpha: float) -> str
     n, p, q = row["n_participants"], row["p"], row["q"]
     if np.isnan(p):
         return f"{n} participants have electrodes in both: not compared"
+    if row["p_min"] > alpha:
+        return (
+            f"Nothing could have been found with n = {n}: no values could give p <= {alpha:.2g} "
+            f"(smallest possible: {row['p_min']:.3g}; p = {p:.3g})."
+        )
     numbers = f"p = {p:.3g}, q = {q:.3g} over {n_compared} pairs, n = {n}"
     ordered = ["region_1", "region_2"]
     if row["difference"] < 0:
