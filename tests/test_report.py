@@ -567,6 +567,9 @@ def test_tables_of_single_recordings_are_not_the_participants(tmp_path: Path) ->
         _write_tsv(tmp_path / "sub-01" / "ieeg" / stem, [{"name": "A1", "kept": "true"}])
         own = tmp_path / "sub-01" / "ieeg" / f"sub-01_task-book_desc-{desc}_channels.tsv"
         _write_tsv(own, [{"name": "A1", "kept": "true"}])
+    signed = {"Signature": "s", "Model": "m", "SelectedSignature": "s", "ModelSignature": "s"}
+    for end in ("selected_channels", "contrib_channels", "m_model"):
+        _write_json(tmp_path / "sub-01" / "ieeg" / f"sub-01_task-book_desc-{end}.json", signed)
     results = read_results(tmp_path / "sub-01", None)
     assert list(results.selections) == list(results.contributions) == ["book"]
 
