@@ -349,3 +349,52 @@ def test_without_another_target(tmp_path):
     assert np.isnan(without.participants["distance_auditory"].iloc[0])
     with pytest.raises(MissingInputError, match="to compare with"):
         summarise_auditory(tmp_path, found, SETTINGS, rng(), other=tmp_path / "nowhere")
+
+
+def write_settings(root, participant, when, **sections):
+    folder = root / f"sub-{participant}" / "log" / when
+    folder.mkdir(parents=True)
+    lines = [
+        f"[{section}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items())
+        for section, values in sections.items()
+    ]
+    (folder / "config.toml").write_text("\n".join(lines))
+
+
+def write_selected(root, participant, kept):
+    path = root / f"sub-{participant}/ieeg/sub-{participant}_task-story_desc-selected_channels.tsv"
+    write_tsv(path, pd.DataFrame({"name": [f"A{i}" for i in range(len(kept))], "kept": kept}))
+
+
+def test_what_else_differs_is_said_and_the_number_kept(tmp_path):
+    # A benefit of another seed and other channels must not be read as one of the target.
+    for name, target, seed, kept in (("a", "wav2vec2", 0, True), ("b", "mel", 1, False)):
+        make_scores(tmp_path / name, "01", target, [0.3 if target == "mel" else 0.2] * 20)
+        for when, value in (("20260101", 7), ("20260102", seed)):  # the latest counts
+            write_settings(
+                tmp_path / name,
+                "01",
+                when,
+                target={"name": target},
+                encoder={"preset": "paper" if seed else "small", "dropout": 0.4},
+                run={"seed": value, "device": target},
+            )
+        write_selected(tmp_path / name, "01", [True, True, kept])
+    found = as_contributions(contacts_of("sub-01", [HESCHL], LABEL), tmp_path)
+    options = {"atlas": load_atlas(), "other": tmp_path / "b"}
+    auditory = summarise_auditory(tmp_path / "a", found, SETTINGS, rng(), **options)
+    row = auditory.participants.iloc[0]
+    assert row["benefit_target"] == pytest.approx(0.1)
+    differ = "kept channels, encoder preset, seed"
+    assert row["note"] == f"The compared run also differs in: {differ}."
+
+
+def test_another_pooling_is_no_benefit_of_the_target(tmp_path):
+    # Frames keep the order in time: the gain may be theirs.
+    for name, target, pooling in (("a", "wav2vec2", "mean"), ("b", "mel", "frames")):
+        make_scores(tmp_path / name, "01", target, [0.3] * 20)
+        path = tmp_path / name / "sub-01/ieeg/sub-01_task-story_desc-conditions_scores.tsv"
+        write_tsv(path, read_table(path).assign(pooling=pooling))
+    options = {"condition": "finetuned", "settings": SETTINGS, "rng": rng()}
+    with pytest.raises(DataError, match=r"pooling differs too \(mean and frames\)"):
+        target_benefit(tmp_path / "a", tmp_path / "b", "01", "story", **options)

@@ -23,6 +23,7 @@ from bids_speechdecode.bids.derivatives import Derivatives
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.errors import DataError, MissingInputError
 from bids_speechdecode.group.benefits import Benefit, pretraining_benefit, target_benefit
+from bids_speechdecode.group.comparability import other_differences
 from bids_speechdecode.group.contributions import (
     ANALYSIS_SPACE,
     Contributions,
@@ -65,7 +66,7 @@ _COLUMNS = {
     "benefit_target_ci_high": "Upper limit",
     "benefit_target_p": "Two-sided sign-flip test over blocks, this participant alone",
     "targets": "Which target over which",
-    "note": "Why something is n/a",
+    "note": "Why something is n/a, and in what the compared run differs besides the target",
 }
 _CORRELATION_COLUMNS = {
     "benefit": "Column of the table of participants",
@@ -134,7 +135,7 @@ def summarise_auditory(
         label = str(participant).removeprefix("sub-")
         coverage, unknown = measure_coverage(own, atlas)
         pretraining, why = _attempt(pretraining_benefit, root, label, task)
-        target, why_not = None, ""
+        target, why_not, also = None, "", ""
         if other is not None:
             target, why_not = _attempt(
                 target_benefit,
@@ -146,6 +147,8 @@ def summarise_auditory(
                 settings=settings,
                 rng=rng,
             )
+            differ = other_differences(root, other, label, task)
+            also = f"The compared run also differs in: {', '.join(differ)}." if differ else ""
         rows.append(
             {
                 "participant": participant,
@@ -153,7 +156,7 @@ def summarise_auditory(
                 **_of(pretraining, "benefit_pretraining"),
                 **_of(target, "benefit_target"),
                 "targets": target.of if target else None,
-                "note": " ".join(text for text in (unknown, why, why_not) if text) or None,
+                "note": " ".join(text for text in (unknown, why, why_not, also) if text) or None,
             }
         )
     participants = round_off(pd.DataFrame(rows, columns=list(_COLUMNS)))

@@ -5,6 +5,7 @@ All benefits are differences of mean relative rank with the sign turned so that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,11 +102,13 @@ def target_benefit(
     Raises
     ------
     DataError
-        The targets are the same, or the windows are not; the message says why.
+        The targets are the same, or the windows or the pooling are not; the message says why.
     """
-    targets = [_target(folder, participant, task, condition, audio) for folder in (root, other)]
+    scored = [_scored(folder, participant, task, condition, audio) for folder in (root, other)]
+    targets = [str(row["target"]) for row in scored]
     if targets[0] == targets[1]:
         raise DataError(f"Both folders have the target {targets[0]}.", where=other)
+    _require_same_pooling(scored, where=other)
     first, second = (
         _read_windows(folder, participant, task, condition, audio) for folder in (root, other)
     )
@@ -141,13 +144,27 @@ def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
-def _target(root: Path, participant: str, task: str, condition: str, audio: str) -> str:
+def _scored(root: Path, participant: str, task: str, condition: str, audio: str) -> pd.Series:
+    """Return the row of a condition in a participant's table of scores."""
     path = _summary_file(root, participant, task, "conditions")
     table = _read(path, ("condition", "audio", "target"))
     rows = table[(table["condition"] == condition) & (table["audio"] == audio)]
     if rows.empty:
         raise DataError(f"There is no condition {condition} ({audio}).", where=path)
-    return str(rows["target"].iloc[0])
+    return rows.iloc[0]
+
+
+def _require_same_pooling(scored: Sequence[pd.Series], where: Path) -> None:
+    """Raise DataError where one run averages sound over a window and the other keeps frames.
+
+    Frames keep the order in time, which makes windows easier to tell apart whatever the target.
+    """
+    poolings = [row.get("pooling") for row in scored]
+    if all(pd.notna(pooling) for pooling in poolings) and poolings[0] != poolings[1]:
+        raise DataError(
+            f"No benefit of the target: the pooling differs too ({poolings[0]} and {poolings[1]}).",
+            where=where,
+        )
 
 
 def _read_windows(
