@@ -55,6 +55,8 @@ def write_dseg(out: Derivatives, atlas: Atlas) -> Path:
         signature=signature("dseg", VERSION, table.to_csv(index=False), [atlas.name]),
         Atlas=atlas.name,
         Space=atlas.space,
+        SpatialReference=atlas.space,
+        Description=f"Labels of the atlas {atlas.name}",
         **{
             name: {"Description": text, **_FORMATS.get(name, {})} for name, text in _COLUMNS.items()
         },
