@@ -201,9 +201,13 @@ def _configure(given: Mapping[str, Any]) -> Config:
     for setting, prefix in (("inputs.sessions", "ses-"), ("inputs.runs", "run-")):
         if setting in typed:
             typed[setting] = read_labels(typed[setting], prefix, options[setting].opts[-1])
-    for setting in ("anatomy.space", "selection.rules", "selection.roi"):
+    for setting in ("anatomy.space", "selection.rules"):
         if setting in typed:
             typed[setting] = split_words(typed[setting])
+    if "selection.roi" in typed:  # "left insula" is one region
+        typed["selection.roi"] = tuple(
+            part.strip() for text in typed["selection.roi"] for part in text.split(",")
+        )
     if typed.get("target.name") == "mel" and "target.model" in typed:
         raise UsageError(
             "--target mel uses no speech model",

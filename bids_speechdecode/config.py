@@ -401,7 +401,8 @@ def _check_together(config: Config, where: str | Path) -> None:
             target.pooling == "frames" and target.frame_rate * windows.duration < 1
         ),
         f"target {target.name!r} needs a model": target.name != "mel" and not target.model,
-        "select 'radius' needs a center": "radius" in config.selection.rules
+        "--select radius needs --center X,Y,Z (center in [selection])": "radius"
+        in config.selection.rules
         and not config.selection.center,
         "atlas is a name, or an image and its table of labels": (
             len(config.anatomy.atlas) not in (1, 2)

@@ -398,8 +398,10 @@ def _stand_ins(
         q_shaft, q = columns["shaft_q"][channels[0]], columns["q"][list(channels)]
         if len(channels) > 1 and q_shaft <= alpha and (q > alpha).all():
             loss = columns["shaft_contribution"][channels[0]]
+            redundant = columns["redundancy"][channels[0]] > 0
             notes.append(
                 f"Shaft {name} matters (loss of rank {loss:.3f}, q = {q_shaft:.2g}) but none of "
-                f"its {len(channels)} electrodes does alone: they stand in for each other."
+                f"its {len(channels)} electrodes reaches that alone"
+                + (": they stand in for each other." if redundant else ".")
             )
     return notes

@@ -65,7 +65,10 @@ def _single(table: pd.DataFrame, sidecar: Mapping[str, Any], level: str) -> list
 
 
 def _in_region(row: Any) -> str:
-    return f" ({region_name(row['label'], row['hemisphere'])})" if row["label"] else ""
+    if not row["label"]:
+        return ""
+    away = f"{row['distance']:.1f} mm from " if row["distance"] > 0 else ""
+    return f" ({away}{region_name(row['label'], row['hemisphere'])})"
 
 
 def _shafts(table: pd.DataFrame, level: str) -> list[str]:

@@ -197,8 +197,9 @@ def show_selection(located: Located, chosen: pd.DataFrame, config: Config) -> st
         f"{int(table['label'].notna().sum())} of them with a label",
         f"  --select {rules}: {int(chosen['kept'].sum())} of {n} channels kept",
     ]
-    for reason, count in Counter(chosen.loc[~chosen["kept"], "reason"]).most_common():
-        lines.append(f"    dropped, {reason}: {count}")
+    dropped = chosen[~chosen["kept"]]
+    for name, reason in zip(dropped["name"], dropped["reason"], strict=True):
+        lines.append(f"    dropped: {name}: {reason}")
     if "responsive" in config.selection.rules:
         lines.append("    which of them respond to sound is seen when the signal is read")
     return "\n".join([*lines, *(f"    note: {note}" for note in located.notes)])
