@@ -523,7 +523,10 @@ def test_summary_says_where(page: str, group_page: str) -> None:
     # Clinicians ask first where; the fixture plants shaft A, whose electrodes lie on the left.
     text = _text(re.sub(r"<[^>]*>", "", page))
     assert re.search(r"Where: \d of 35 electrodes help on their own in the model “Pretr", text)
-    assert re.search(r"permuting the first, A\d \((\d\.\d mm from )?\w+ L\), costs 0\.03\d of mean relative", text)
+    assert re.search(
+        r"permuting the first, A\d \((\d\.\d mm from )?\w+ L\), costs 0\.03\d of mean relative",
+        text,
+    )
     assert re.search(r"The strongest shaft is \w \(\d electrodes, mostly \w+ [LR]\): perm", text)
     assert "costs 0.050 (95% CI 0.030 to 0.070; p = 0.001); 4 of 4 shafts" in text.replace(
         "\N{NO-BREAK SPACE}", " "
