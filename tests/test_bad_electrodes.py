@@ -899,7 +899,7 @@ def test_a_pair_with_one_unlocalised_contact_has_no_place(data: Path) -> None:
 
 
 GROUP: dict[str, tuple[int, tuple[str, ...]]] = {
-    "--compare-to {tmp}/nowhere": (66, ("derivatives to compare with are absent", "nowhere")),
+    "--compare-to {tmp}/nowhere": (66, ("derivatives to compare with do not exist", "nowhere")),
     "--atlas {tmp}/ok.nii.gz {tmp}/ok.tsv": (
         64,
         ("labelled with another atlas", "--atlas desikan-killiany", "step select"),
