@@ -30,6 +30,7 @@ from bids_speechdecode.validation import (
 )
 
 LEVELS = ("participant", "group")
+ANALYSES = ("decoding", "encoding", "fmri-tuning")
 STEPS = (
     "preprocess",
     "features",
@@ -51,6 +52,13 @@ DEFAULT_MODELS = {
     "mel": ("", 0),
 }
 
+
+Band = Literal["slow", "theta", "alpha", "beta", "gamma", "highgamma"]
+Nuisance = Literal["mel", "envelope", "onsets", "pitch", "words"]
+Control = Literal["downsampled", "phase", "stories"]
+Layer = Annotated[int, Range(least=0)]
+Delay = Annotated[int, Range(least=-200, most=200)]
+Amount = Annotated[float, Range(above=0, most=1)]
 
 DEVICE = Pattern(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, mps, cuda or cuda:N")
 
@@ -188,6 +196,55 @@ class ContributionConfig:
 
 
 @dataclass(frozen=True)
+class EncodingConfig:
+    """Speech model -> what each electrode does (analysis ``encoding``)."""
+
+    # "untuned", tuned models of this output, folders or hub names; compared with the first
+    models: tuple[str, ...] = ("untuned",)
+    layers: tuple[Layer, ...] = ()  # hidden_states; none: the target's layer
+    context: Positive = 4.0  # seconds of sound that end at the sample [P]
+    token: Literal["first", "last", "mean"] = "last"  # which frame of the context
+    bands: tuple[Band, ...] = ("highgamma",)  # carrier bands; "slow" is the signal itself
+    high_gamma: tuple[Positive, ...] = (70.0, 150.0)  # hertz; the podcast study has 70 to 200
+    rate: Positive = 20.0  # of responses and features, hertz [P]
+    reference: Literal["none", "average", "bipolar"] = "average"  # [P]
+    max_lag: Positive = 2.0  # seconds, before and after the sound [P]
+    lags: Literal["best", "delays"] = "best"  # one lag per electrode, or all delays together
+    delays: tuple[Delay, ...] = (0, 2, 4, 6, 8, 10)  # samples, for lags = "delays"
+    alphas: Annotated[int, Range(least=1)] = 10  # penalties, evenly spaced in their logarithm
+    lowest_alpha: Positive = 1.0
+    highest_alpha: Positive = 1e7
+    n_folds: Annotated[int, Range(least=3)] = 4  # [P]: 4
+    nuisance: tuple[Nuisance, ...] = ("mel", "envelope", "onsets", "pitch")  # for unique variance
+    n_permutations: Count = 1000
+
+
+@dataclass(frozen=True)
+class FmriConfig:
+    """BOLD of people who listen to stories -> a tuned speech model (analysis ``fmri-tuning``)."""
+
+    task: str = ""  # of the functional runs; none: the only one there is
+    bold_dir: str = ""  # derivatives of fMRIPrep; none: the dataset's own func files
+    space: str = ""  # of those derivatives; none: the only one there is
+    participants: Literal["joint", "each"] = "joint"  # one model of all, or one each [P]
+    confounds: tuple[str, ...] = ("trans", "rot", "white_matter", "csf")  # column names begin so
+    n_validation: Count = 2  # stories [P]
+    n_test: Count = 1  # stories [P]
+    stride: Positive = 0.25  # seconds between contexts [P]
+    delays: tuple[Count, ...] = (1, 2, 3, 4)  # TRs [P]
+    rank: Count = 4  # of the adapters [P]
+    alpha: Positive = 4.0  # [P]
+    dropout: Annotated[float, Range(least=0, below=1)] = 0.1  # [P]
+    readout: Count = 100  # width of the readout [P]
+    learning_rate: Positive = 1e-4  # the sources say 1e-4 and 5e-4
+    epochs: Count = 20  # 20 to 30 [P]
+    block: Count = 10  # contiguous TRs per step [P]
+    controls: tuple[Control, ...] = ()  # tuned in the same way, for comparison
+    n_seeds: Count = 1
+    amounts: tuple[Amount, ...] = (1.0,)  # shares of the training stories
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """How to run, which does not change what is computed (except seed and precision)."""
 
@@ -214,6 +271,8 @@ class Config:
     finetune: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     contributions: ContributionConfig = field(default_factory=ContributionConfig)
+    encoding: EncodingConfig = field(default_factory=EncodingConfig)
+    fmri: FmriConfig = field(default_factory=FmriConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
 
@@ -224,6 +283,7 @@ class Request:
     bids_dir: Path
     output_dir: Path
     level: str
+    analysis: str = "decoding"
     participants: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
     steps: tuple[str, ...] = STEPS

@@ -89,7 +89,7 @@ def convert(value: Any, hint: Any, name: str, *, where: str | Path = "", prefix:
     value : object
         A value as TOML or the command line gives it.
     hint : type
-        ``bool``, ``str``, ``tuple[str, ...]``, a ``Literal``, or a number with its `Range`.
+        ``bool``, ``str``, a ``Literal``, a number with its `Range`, or a tuple of one of these.
     name : str
         What the user calls the setting.
     where : path or str, optional
@@ -109,8 +109,8 @@ def convert(value: Any, hint: Any, name: str, *, where: str | Path = "", prefix:
         return value
     if hint is str and isinstance(value, str):
         return value.strip().removeprefix(prefix)
-    if typing.get_origin(hint) is tuple and (texts := _as_texts(value)) is not None:
-        return tuple(dict.fromkeys(text.removeprefix(prefix) for text in texts))
+    if typing.get_origin(hint) is tuple:
+        return _convert_list(value, hint, name, where, prefix)
     if typing.get_origin(hint) is Annotated:
         kind, bounds = typing.get_args(hint)
         if _is_a(value, kind) and value in bounds:
@@ -122,6 +122,33 @@ def convert(value: Any, hint: Any, name: str, *, where: str | Path = "", prefix:
         where=where,
         fix=did_you_mean(str(value), words),
     )
+
+
+def _convert_list(
+    value: Any, hint: Any, name: str, where: str | Path, prefix: str
+) -> tuple[Any, ...]:
+    """Return several values, each of its own type and once."""
+    kind = typing.get_args(hint)[0]
+    if kind is str and (texts := _as_texts(value)) is not None:
+        return tuple(dict.fromkeys(text.removeprefix(prefix) for text in texts))
+    if kind is not str and isinstance(value, (str, int, float, list, tuple)):
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(
+            dict.fromkeys(convert(_as_number(i, kind), kind, name, where=where) for i in items)
+        )
+    raise UsageError(
+        f"{name} cannot be {value!r}", expected=describe(hint), found=repr(value), where=where
+    )
+
+
+def _as_number(item: Any, kind: Any) -> Any:
+    """Return the number that a text stands for, where one is wanted; otherwise the item."""
+    if isinstance(item, str) and not choices(kind):
+        try:
+            return float(item)
+        except ValueError:
+            return item
+    return item
 
 
 _KINDS = {int: "a whole number ", float: "a number ", str: ""}
@@ -149,4 +176,6 @@ def describe(hint: Any) -> str:
     if typing.get_origin(hint) is Annotated:
         kind, bounds = typing.get_args(hint)
         return f"{_KINDS[kind]}{bounds}"
+    if typing.get_origin(hint) is tuple and typing.get_args(hint)[0] is not str:
+        return f"a list, each {describe(typing.get_args(hint)[0])}"
     return {bool: "true or false", str: "text"}.get(hint, "a list of labels")

@@ -35,9 +35,9 @@ from bids_speechdecode.decoding.neighbours import nearest_correlations
 from bids_speechdecode.decoding.permutation import Exchange, order_blocks, plan_exchange
 from bids_speechdecode.decoding.rank_loss import Estimate, RankTest
 from bids_speechdecode.decoding.replacement import Retrieval
-from bids_speechdecode.decoding.statistics import FEW_BLOCKS
 from bids_speechdecode.decoding.windows import WindowSet
 from bids_speechdecode.errors import DataError
+from bids_speechdecode.statistics import FEW_BLOCKS
 
 # A rank alone is read to two digits and wants fewer windows than a small loss.
 _ALONE_SHARE = 4

@@ -14,14 +14,14 @@ import torch
 
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.decoding.contrastive import TIE, relative_ranks, unit_vectors
-from bids_speechdecode.decoding.statistics import (
+from bids_speechdecode.errors import DataError
+from bids_speechdecode.statistics import (
     FEW_BLOCKS,
     bootstrap_interval,
     require_finite,
     sign_flip,
     sum_blocks,
 )
-from bids_speechdecode.errors import DataError
 
 CHANCE = 0.5
 _TOP = (1, 5, 10)

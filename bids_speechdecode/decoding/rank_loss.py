@@ -10,7 +10,7 @@ import numpy as np
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.decoding.permutation import BlockOrders, Exchange
 from bids_speechdecode.decoding.replacement import MARGIN_UNIT, Retrieval
-from bids_speechdecode.decoding.statistics import bootstrap_interval
+from bids_speechdecode.statistics import bootstrap_interval
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import ArrayLike
 from scipy import sparse, stats
 
-from bids_speechdecode.decoding.statistics import FEW_BLOCKS
 from bids_speechdecode.errors import DataError
+from bids_speechdecode.statistics import FEW_BLOCKS
 from bids_speechdecode.timeline import sample_at
 
 MAX_LAG = 0.5  # seconds from sound to response

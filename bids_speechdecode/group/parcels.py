@@ -18,10 +18,10 @@ from scipy import stats
 
 from bids_speechdecode.bids.derivatives import Derivatives
 from bids_speechdecode.config import EvaluationConfig
-from bids_speechdecode.decoding.statistics import SignFlip, sign_flip
 from bids_speechdecode.group.contributions import Contributions, write_group_table
 from bids_speechdecode.group.rounding import round_off
 from bids_speechdecode.group.statistics import t_interval
+from bids_speechdecode.statistics import SignFlip, sign_flip
 
 # What an exact one-sided sign-flip test needs to reach p <= 0.05: 1 / 2**5 = 0.031.
 MIN_PARTICIPANTS = 5

@@ -63,7 +63,7 @@ def compare_regions(
 
     Each bootstrap sample draws as many participants as there are, with replacement, and for each
     drawn one as many electrodes as they have in each region, with replacement. The percentiles
-    are expanded for few participants, as in `decoding.statistics.bootstrap_interval`; p is the
+    are expanded for few participants, as in `statistics.bootstrap_interval`; p is the
     level at which the interval would touch 0.
 
     Coverage of 95% intervals in simulations (normal effects; 2 to 10 electrodes per region; the

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from bids_speechdecode.decoding.evaluation import CHANCE
-from bids_speechdecode.decoding.statistics import SignFlip, sign_flip
 from bids_speechdecode.errors import DataError
+from bids_speechdecode.statistics import SignFlip, sign_flip
 
 MIN_FOR_INTERVAL = 3  # two values can agree by chance and give an interval of no width
 

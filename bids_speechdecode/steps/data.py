@@ -12,9 +12,9 @@ import torch
 
 from bids_speechdecode.bids.derivatives import read_sidecar
 from bids_speechdecode.config import Config
-from bids_speechdecode.decoding.statistics import label_blocks
 from bids_speechdecode.decoding.windows import TargetScaler, WindowSet
 from bids_speechdecode.errors import DataError
+from bids_speechdecode.statistics import label_blocks
 from bids_speechdecode.steps.channels import good_channels, model_channels
 from bids_speechdecode.steps.context import Context, require_step
 from bids_speechdecode.steps.features import feature_file, group_by_audio, piece_key
