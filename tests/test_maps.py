@@ -216,6 +216,7 @@ def test_nifti_files(tmp_path):
         sidecar = json.loads((path.parent / path.name.replace(".nii.gz", ".json")).read_text())
         assert sidecar["Kernel"]["fwhm"] == 10.0
         assert sidecar["NContacts"] == 50
+        assert ("Peak" in sidecar) == (kind == "effect")
     before = [path.read_bytes() for path in paths]
     write_volumes(out, as_contributions(contacts, tmp_path), maps)
     assert before == [path.read_bytes() for path in paths]

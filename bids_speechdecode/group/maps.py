@@ -169,7 +169,9 @@ def find_peak(maps: Maps, n_at_least: int = 1) -> tuple[np.ndarray, float]:
     """Return the position (mm, MNI152) and value of the largest effect in a volume.
 
     Beside a single shaft the estimate is that of its nearest contacts, wherever one goes: across
-    the shaft the peak is known to about half the kernel's width only.
+    the shaft the peak is known to about half the kernel's width only. Places that are less
+    covered than a contact itself (a density of 1) are left out: there the estimate says nothing
+    that the contacts do not say.
 
     Parameters
     ----------
@@ -181,7 +183,7 @@ def find_peak(maps: Maps, n_at_least: int = 1) -> tuple[np.ndarray, float]:
     position, value
         NaN where no place has so many participants.
     """
-    eligible = np.where(maps.n >= n_at_least, maps.effect, np.nan)
+    eligible = np.where((maps.n >= n_at_least) & (maps.coverage >= 1), maps.effect, np.nan)
     if np.isnan(eligible).all():
         return np.full(3, np.nan), float("nan")
     voxel = np.unravel_index(np.nanargmax(eligible), eligible.shape)
@@ -216,13 +218,26 @@ def write_volumes(
         image = volume_image(getattr(maps, kind), kind, simulated=contributions.simulated)
         with atomic_write(path) as temporary:
             image.to_filename(temporary)
-        describe_map(path, contributions, maps, kernel or Kernel(), text)
+        peak = {"Peak": _describe_peak(maps)} if kind == "effect" else {}
+        describe_map(path, contributions, maps, kernel or Kernel(), text, **peak)
         paths.append(path)
     return paths
 
 
+def _describe_peak(maps: Maps) -> dict[str, object] | None:
+    position, value = find_peak(maps)
+    if np.isnan(value):
+        return None
+    return {"Position": position.tolist(), "Units": "mm", "Space": SPACE, "Value": round(value, 6)}
+
+
 def describe_map(
-    path: Path, contributions: Contributions, maps: Maps, kernel: Kernel, text: str
+    path: Path,
+    contributions: Contributions,
+    maps: Maps,
+    kernel: Kernel,
+    text: str,
+    **more: object,
 ) -> None:
     """Write the sidecar of a map."""
     describe(
@@ -233,6 +248,7 @@ def describe_map(
         Kernel=asdict(kernel),
         NContacts=maps.n_contacts,
         Notes=maps.notes,
+        **more,
     )
 
 
