@@ -28,7 +28,7 @@ from bids_speechdecode.arguments import (
 )
 from bids_speechdecode.config import (
     LEVELS,
-    STEPS,
+    STEPS_OF,
     Config,
     Request,
     load_config,
@@ -140,8 +140,9 @@ def parse(level: str, bids_dir: Path, output_dir: Path, **given: Any) -> tuple[R
         bids_dir,
         output_dir,
         level,
+        given["analysis"],
         **labels,
-        steps=_steps(given["steps"], given["reports_only"]),
+        steps=_steps(given["steps"], given["reports_only"], given["analysis"]),
         dry_run=given["dry_run"],
         reports_only=given["reports_only"],
         work_dir=given["work_dir"],
@@ -180,17 +181,18 @@ def _check_folders(bids_dir: Path, given: Mapping[str, Any]) -> None:
             )
 
 
-def _steps(given: Sequence[str], reports_only: bool) -> tuple[str, ...]:
+def _steps(given: Sequence[str], reports_only: bool, analysis: str) -> tuple[str, ...]:
     """Return the steps to do, in their order."""
+    known = STEPS_OF[analysis]
     wanted = split_words(given)
     for step in wanted:
-        if step not in STEPS:
-            raise unknown("step", step, STEPS, "")
+        if step not in known:
+            raise unknown(f"step of analysis {analysis}", step, known, "")
     if reports_only and wanted:
         raise UsageError("--reports-only and --steps contradict each other", fix="give only one")
     if reports_only:
         return ("report",)
-    return tuple(step for step in STEPS if step in wanted) or STEPS
+    return tuple(step for step in known if step in wanted) or known
 
 
 def _configure(given: Mapping[str, Any]) -> Config:
@@ -208,14 +210,49 @@ def _configure(given: Mapping[str, Any]) -> Config:
         typed["selection.roi"] = tuple(
             part.strip() for text in typed["selection.roi"] for part in text.split(",")
         )
+    config = load_config(given["config"]) if given["config"] else Config()
+    if given["analysis"] != "decoding" and config.target == Config().target:
+        typed.setdefault("target.name", "wavlm")  # the encoding study's model [P]
+    typed |= _speech_models(given)
+    if given["analysis"] == "encoding" and "preprocess.reference" in typed:
+        typed["encoding.reference"] = typed.pop("preprocess.reference")  # of another default
     if typed.get("target.name") == "mel" and "target.model" in typed:
         raise UsageError(
             "--target mel uses no speech model",
             found=f"--speech-model {typed['target.model']}",
             fix="leave --speech-model out, or choose another --target",
         )
-    config = load_config(given["config"]) if given["config"] else Config()
-    return override(config, typed, spoken={s: o.opts[-1] for s, o in options.items()})
+    spoken = {s: o.opts[-1] for s, o in options.items()} | _SPOKEN_MODELS
+    return override(config, typed, spoken=spoken)
+
+
+_SPOKEN_MODELS = {
+    "target.model": "--speech-model",
+    "target.layer": "--speech-layer",
+    "encoding.models": "--speech-model",
+    "encoding.layers": "--speech-layer",
+}
+
+
+def _speech_models(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings behind the options of which encoding takes several values."""
+    models, layers = given["speech_model"], split_words(given["speech_layer"])
+    if given["analysis"] == "encoding":
+        several = {"encoding.models": models, "encoding.layers": layers}
+        return {name: values for name, values in several.items() if values}
+    for option, values in (("--speech-model", models), ("--speech-layer", layers)):
+        if len(values) > 1:
+            raise UsageError(
+                f"{option} takes one value here; several are compared by the analysis encoding",
+                found=" ".join(values),
+                fix="give one, or add --analysis encoding",
+            )
+    one = {"target.model": models, "target.layer": [_as_number(text) for text in layers]}
+    return {name: values[0] for name, values in one.items() if values}
+
+
+def _as_number(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:

@@ -41,6 +41,11 @@ STEPS = (
     "contributions",
     "report",
 )
+STEPS_OF = {
+    "decoding": STEPS,
+    "encoding": ("responses", "features", "encode", "report"),
+    "fmri-tuning": ("tune",),
+}
 RULES = ("all", "roi", "radius", "responsive")
 
 # What each kind of target means unless the user names a model: hub name and hidden_states index.
@@ -286,7 +291,7 @@ class Request:
     analysis: str = "decoding"
     participants: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
-    steps: tuple[str, ...] = STEPS
+    steps: tuple[str, ...] = STEPS  # of STEPS_OF[analysis]
     dry_run: bool = False
     reports_only: bool = False
     work_dir: Path | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bids_speechdecode.config import RULES, STEPS, Config, settings
+from bids_speechdecode.config import ANALYSES, RULES, STEPS, Config, settings
 from bids_speechdecode.errors import UsageError, did_you_mean
 from bids_speechdecode.validation import choices
 
@@ -35,6 +35,8 @@ def _setting(names: str, setting: str, section: str, text: str, metavar: str = "
     more: dict[str, Any] = {"metavar": metavar} if metavar else {}
     if words := choices(hint):
         more |= {"type": Word(words)}
+    elif isinstance(default, tuple) and (words := choices(typing.get_args(hint)[0])):
+        more |= {"type": Word(words), "multiple": True}
     elif hint is bool:
         more |= {"is_flag": True}
     elif isinstance(default, tuple):
@@ -75,6 +77,14 @@ def _switch(names: str, section: str, text: str, **more: Any) -> Option:
 
 
 OPTIONS: tuple[Option, ...] = (
+    Option(
+        "--analysis",
+        section=WHO,
+        type=Word(ANALYSES),
+        default=ANALYSES[0],
+        help="Decode speech, model each electrode from a speech model, or tune that on fMRI. "
+        f"[default: {ANALYSES[0]}]",
+    ),
     _words(
         "--participant-label",
         WHO,
@@ -109,7 +119,12 @@ OPTIONS: tuple[Option, ...] = (
         WHO,
         "Do not check that BIDS_DIR is a BIDS dataset.",
     ),
-    _setting("--reference", "preprocess.reference", METHOD, "Re-reference the channels."),
+    _setting(
+        "--reference",
+        "preprocess.reference",
+        METHOD,
+        "Re-reference the channels (encoding: average by default).",
+    ),
     _setting(
         "--space",
         "anatomy.space",
@@ -173,19 +188,18 @@ OPTIONS: tuple[Option, ...] = (
         METHOD,
         "What brain activity is matched with; mel needs no model weights.",
     ),
-    _setting(
+    _words(
         "--speech-model",
-        "target.model",
         METHOD,
-        "Speech model: hub name or folder. Each target has its own default.",
-        "NAME",
+        "Speech model: hub name, folder, or a tuned model of this output. Encoding takes several "
+        "and compares them with the first: 'untuned', 'tuned' (all), their labels, 'mel'.",
+        "NAME...",
     ),
-    _setting(
+    _words(
         "--speech-layer",
-        "target.layer",
         METHOD,
-        "Layer of the speech model; 0 is the input of its transformer.",
-        "N",
+        "Layer of the speech model; 0 is the input of its transformer. Encoding takes several.",
+        "N...",
     ),
     _setting("--pooling", "target.pooling", METHOD, "A window's mean, or its time course."),
     _setting(
@@ -200,6 +214,25 @@ OPTIONS: tuple[Option, ...] = (
         "encoder.spatial",
         METHOD,
         "How channels enter the encoder: by name (none), or by position (attention).",
+    ),
+    _setting("--band", "encoding.bands", METHOD, "Encoding: bands of the signal.", "BAND..."),
+    _setting("--fmri-task", "fmri.task", METHOD, "Tuning: task of the BOLD runs.", "TASK"),
+    _setting(
+        "--bold-dir",
+        "fmri.bold_dir",
+        METHOD,
+        "Tuning: derivatives of fMRIPrep. [default: the func files of BIDS_DIR]",
+        "DIR",
+    ),
+    _setting(
+        "--fmri-participants", "fmri.participants", METHOD, "Tuning: one model of all, or one each."
+    ),
+    _setting(
+        "--control",
+        "fmri.controls",
+        METHOD,
+        "Tuning: also tune controls: BOLD downsampled, its phases randomised, stories shuffled.",
+        "CONTROL...",
     ),
     _folder("--config", METHOD, "TOML file with any setting; what is typed wins.", "FILE"),
     _folder(

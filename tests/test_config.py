@@ -44,6 +44,8 @@ def allowed(hint: Any) -> st.SearchStrategy[Any]:
         return st.booleans()
     if hint is str:
         return st.text("abcXYZ019/.-é\"'\\ \n", min_size=1).map(str.strip).filter(bool)
+    if typing.get_origin(hint) is tuple and (kind := typing.get_args(hint)[0]) is not str:
+        return st.lists(allowed(kind), unique=True).map(tuple)
     if typing.get_origin(hint) is tuple:
         return st.lists(st.text("abc012", min_size=1), unique=True).map(tuple)
     kind, bounds = typing.get_args(hint)
