@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,6 +129,37 @@ def test_wave_models_equal_the_full_model_at_every_layer(
     assert found.dtype == torch.float32
 
 
+@pytest.mark.parametrize(("family", "norm"), [*VARIANTS, ("whisper", "")])
+def test_several_layers_come_from_one_pass(models: dict, family: str, norm: str) -> None:
+    """Encoding compares layers; each must be what that layer alone gives, in the order asked."""
+    folder, waves, layers = models[family, norm], random_waves(2, 1.0), (3, 0, 2)
+    found = load_speech_model(target(family, folder), layers=layers).hidden(waves)
+    alone = [load_speech_model(target(family, folder, layer)).embed(waves) for layer in layers]
+    torch.testing.assert_close(found.detach(), torch.stack(alone, dim=1), rtol=1e-5, atol=2e-5)
+    with pytest.raises(UsageError, match="no such layer"):
+        load_speech_model(target(family, folder), layers=(1, N_LAYERS + 1))
+
+
+@pytest.mark.parametrize(("family", "norm"), [*VARIANTS, ("whisper", "")])
+def test_frames_have_a_gradient(models: dict, family: str, norm: str) -> None:
+    """Tuning trains through the frames, and in training nothing but dropout may be random."""
+    model = load_speech_model(target(family, models[family, norm], 2))
+    waves = random_waves(2, 1.0)
+    frames = model.frames(waves)
+    torch.testing.assert_close(frames.detach(), model.embed(waves), rtol=1e-5, atol=2e-5)
+    frames.square().mean().backward()
+    attention = [w for name, w in model.module.named_parameters() if "v_proj.weight" in name]
+    assert len(attention) == 2
+    assert all(w.grad is not None and w.grad.abs().max() > 0 for w in attention)
+    for part in model.module.train().modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        for name in ("attention_dropout", "dropout", "activation_dropout"):
+            if isinstance(getattr(part, name, None), float):
+                setattr(part, name, 0.0)
+    torch.testing.assert_close(model.frames(waves), frames, rtol=1e-5, atol=2e-5)
+
+
 def test_layers_differ(models: dict) -> None:
     """Guards the test above against models whose layers all give the same."""
     waves = random_waves(1, 1.0)
@@ -195,7 +227,7 @@ def test_only_the_layers_that_are_used_are_loaded(models: dict) -> None:
         sizes = []
         for layer in (1, 3):
             model = load_speech_model(target(family, folder, layer))
-            network = model._encoder if family == "whisper" else model._model  # type: ignore[attr-defined]
+            network: Any = model.module
             sizes.append(len(network.layers if family == "whisper" else network.encoder.layers))
         assert sizes == [1, 3], (family, norm)
 

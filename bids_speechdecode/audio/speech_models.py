@@ -7,7 +7,7 @@ off after the layer that is used; the mel spectrogram needs no weights.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from bids_speechdecode.errors import DataError, MissingInputError, UsageError
 
 AUDIO_RATE = 16000
 WHISPER_SECONDS = 30.0
+VARIANCE_FLOOR = 1e-7  # as in transformers' Wav2Vec2FeatureExtractor
 
 MEL_BANDS = 40  # [T]
 MEL_N_FFT = 512  # [T]
@@ -67,7 +68,36 @@ class SpeechModel(Protocol):
         ...
 
 
-def load_speech_model(settings: TargetConfig, *, device: str | torch.device = "cpu") -> SpeechModel:
+class LayeredModel(SpeechModel, Protocol):
+    """A speech model that also gives several layers at once, and gradients.
+
+    Attributes
+    ----------
+    layers : tuple of int
+        Which hidden states it gives, in that order.
+    module : nn.Module
+        What holds the weights. It is in evaluation mode; in training mode only its dropout is
+        random, because masking and layer dropout are switched off when it is loaded.
+    """
+
+    layers: tuple[int, ...]
+    module: nn.Module
+
+    def frames(self, waves: torch.Tensor) -> torch.Tensor:
+        """Return (B, n_frames, dimension) of equally long chunks, with gradient; one layer."""
+        ...
+
+    def hidden(self, waves: torch.Tensor) -> torch.Tensor:
+        """Return (B, n_layers, n_frames, dimension) of equally long chunks, with gradient."""
+        ...
+
+
+def load_speech_model(
+    settings: TargetConfig,
+    *,
+    device: str | torch.device = "cpu",
+    layers: tuple[int, ...] | None = None,
+) -> LayeredModel:
     """Return the model that `settings` name, ready to embed.
 
     Parameters
@@ -78,6 +108,9 @@ def load_speech_model(settings: TargetConfig, *, device: str | torch.device = "c
         a final layer norm, transformers 5 gives the output before that norm for wav2vec 2.0,
         HuBERT and WavLM, and after it for Whisper; so do we.
     device : str or torch.device
+    layers : tuple of int, optional
+        Several layers to give at once, counted like ``layer``, which they replace. The mel
+        spectrogram has none and ignores them.
 
     Raises
     ------
@@ -91,18 +124,19 @@ def load_speech_model(settings: TargetConfig, *, device: str | torch.device = "c
     device = torch.device(device)
     if settings.name == "mel":
         return MelSpectrogram(device)
+    layers = (settings.layer,) if layers is None else tuple(layers)
     folder = find_model(settings.model)
-    config = _read_config(folder, settings)
+    config = _read_config(folder, settings, layers)
     extractor = _read_extractor(folder)
-    name = f"{settings.name} layer {settings.layer}"
+    name = f"{settings.name} layer {', '.join(map(str, layers))}"
     if settings.name == "whisper":
         if settings.chunk > WHISPER_SECONDS:
             found = f"chunk = {settings.chunk:g}"
             raise UsageError("Whisper takes at most 30 s at once", expected="<= 30", found=found)
-        encoder = _load_whisper_encoder(folder, config, settings.layer)
-        return WhisperModel(encoder, extractor, name, device, settings.half_precision)
-    model = _load_wave_model(folder, config, settings.layer)
-    return WaveModel(model, extractor.do_normalize, name, device, settings.half_precision)
+        encoder = _load_whisper_encoder(folder, config, max(layers))
+        return WhisperModel(encoder, extractor, name, layers, device, settings.half_precision)
+    model = _load_wave_model(folder, config, max(layers))
+    return WaveModel(model, extractor.do_normalize, name, layers, device, settings.half_precision)
 
 
 def model_fingerprint(settings: TargetConfig) -> str:
@@ -112,61 +146,143 @@ def model_fingerprint(settings: TargetConfig) -> str:
     return fingerprint_folder(find_model(settings.model))
 
 
-class WaveModel:
-    """A wav2vec 2.0, HuBERT or WavLM model that reads the waveform."""
+class _Layered:
+    """What the models with weights share: one layer, with and without gradient, from several."""
 
-    sampling_rate = AUDIO_RATE
+    layers: tuple[int, ...]
+    module: Any  # nn.Module
+    _device: torch.device
 
-    def __init__(
-        self, model: nn.Module, normalise: bool, name: str, device: torch.device, half: bool
-    ) -> None:
-        config: Any = model.config
-        self.name = name
-        self.dimension = int(config.hidden_size)
-        self.frame_rate = AUDIO_RATE / float(np.prod(config.conv_stride))
-        self._model = model.to(device).eval()
-        self._normalise = normalise
-        self._device = device
-        self._half = half
+    def hidden(self, waves: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def frames(self, waves: torch.Tensor) -> torch.Tensor:
+        """Return frames (B, n_frames, dimension) of equally long chunks, with gradient."""
+        assert len(self.layers) == 1, "frames are those of one layer; use hidden for several"
+        return self.hidden(waves)[:, 0]
 
     @torch.inference_mode()
     def embed(self, waves: torch.Tensor) -> torch.Tensor:
         """Return frames (B, n_frames, dimension) of equally long chunks (B, n_samples)."""
+        return torch.cat([self.frames(wave) for wave in _split(waves, self._device)])
+
+
+class WaveModel(_Layered):
+    """A wav2vec 2.0, HuBERT or WavLM model that reads the waveform.
+
+    Attributes
+    ----------
+    normalises : bool
+        Whether each chunk of sound is brought to mean 0 and variance 1 first.
+    local_front : bool
+        Whether a frame of `front` depends on its own 25 ms of sound alone. Models with a group
+        norm over time see the whole chunk in every frame.
+    """
+
+    sampling_rate = AUDIO_RATE
+
+    def __init__(
+        self,
+        model: nn.Module,
+        normalise: bool,
+        name: str,
+        layers: tuple[int, ...],
+        device: torch.device,
+        half: bool,
+    ) -> None:
+        config: Any = model.config
+        self.name = name
+        self.layers = layers
+        self.dimension = int(config.hidden_size)
+        self.frame_rate = AUDIO_RATE / float(np.prod(config.conv_stride))
+        self.module = model.to(device).eval()
+        self.normalises = normalise
+        self.local_front = config.feat_extract_norm == "layer"
+        self._device = device
+        self._half = half
+
+    def hidden(self, waves: torch.Tensor) -> torch.Tensor:
+        """Return (B, n_layers, n_frames, dimension) of equally long chunks, with gradient."""
         waves = waves.to(self._device)
-        if self._normalise:
+        if self.normalises:
             variance, mean = torch.var_mean(waves, dim=1, keepdim=True, correction=0)
-            waves = (waves - mean) / torch.sqrt(variance + 1e-7)
+            waves = (waves - mean) / torch.sqrt(variance + VARIANCE_FLOOR)
+        return self.states(self.front(waves))
+
+    def front(self, waves: torch.Tensor) -> torch.Tensor:
+        """Return what the convolutions and the projection make of sound that is normalised.
+
+        Parameters
+        ----------
+        waves : tensor of float32, shape (B, n_samples)
+
+        Returns
+        -------
+        tensor, shape (B, n_frames, dimension)
+            One frame for each hop of `hop` samples whose `field` samples lie within the sound.
+        """
         with _half_precision(self._device, self._half):
-            return torch.cat([self._model(w).last_hidden_state.float() for w in _split(waves)])
+            extracted = self.module.feature_extractor(waves.to(self._device)).transpose(1, 2)
+            projected = self.module.feature_projection(extracted)
+        return projected[0] if isinstance(projected, tuple) else projected
+
+    def states(self, front: torch.Tensor) -> torch.Tensor:
+        """Return (B, n_layers, n_frames, dimension) of what `front` returned."""
+        encoder = self.module.encoder
+        with _half_precision(self._device, self._half):
+            return _hidden_states(encoder.layers, self.layers, lambda: encoder(front))
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        return int(np.prod(self.module.config.conv_stride))
+
+    @property
+    def field(self) -> int:
+        """Samples that one frame of `front` sees, where it is local."""
+        config = self.module.config
+        field = 1
+        for kernel, stride in zip(config.conv_kernel[::-1], config.conv_stride[::-1], strict=True):
+            field = (field - 1) * stride + kernel
+        return int(field)
 
 
-class WhisperModel:
+class WhisperModel(_Layered):
     """The encoder of a Whisper model; it sees each chunk followed by silence up to 30 s."""
 
     sampling_rate = AUDIO_RATE
 
     def __init__(
-        self, encoder: nn.Module, extractor: Any, name: str, device: torch.device, half: bool
+        self,
+        encoder: nn.Module,
+        extractor: Any,
+        name: str,
+        layers: tuple[int, ...],
+        device: torch.device,
+        half: bool,
     ) -> None:
         config: Any = encoder.config
         self.name = name
+        self.layers = layers
         self.dimension = int(config.d_model)
         self.frame_rate = config.max_source_positions / WHISPER_SECONDS
-        self._encoder = encoder.to(device).eval()
+        self.module = encoder.to(device).eval()
         self._extractor = extractor
         self._device = device
         self._half = half
 
-    @torch.inference_mode()
-    def embed(self, waves: torch.Tensor) -> torch.Tensor:
-        """Return frames (B, n_frames, dimension) of equally long chunks (B, n_samples)."""
+    def hidden(self, waves: torch.Tensor) -> torch.Tensor:
+        """Return (B, n_layers, n_frames, dimension) of equally long chunks, with gradient.
+
+        The gradient reaches the weights, not the sound.
+        """
         mel = self._extractor(
             list(waves.cpu().numpy()), sampling_rate=AUDIO_RATE, return_tensors="pt"
         ).input_features.to(self._device)
         with _half_precision(self._device, self._half):
-            frames = torch.cat([self._encoder(m).last_hidden_state.float() for m in _split(mel)])
+            states = _hidden_states(self.module.layers, self.layers, lambda: self.module(mel))
         heard = max(1, round(waves.shape[1] / AUDIO_RATE * self.frame_rate))
-        return frames[:, :heard]
+        return states[:, :, :heard]
 
 
 class MelSpectrogram:
@@ -188,8 +304,10 @@ class MelSpectrogram:
     dimension = MEL_BANDS
     frame_rate = AUDIO_RATE / MEL_HOP
     sampling_rate = AUDIO_RATE
+    layers: tuple[int, ...] = (0,)
 
     def __init__(self, device: torch.device) -> None:
+        self.module = nn.Module()  # without weights
         window = torch.hann_window(MEL_N_FFT, periodic=True, dtype=torch.float64)
         self._window = window.float().to(device)
         filters = mel_filters(MEL_BANDS, MEL_N_FFT, AUDIO_RATE) / float((window**2).sum())
@@ -198,6 +316,14 @@ class MelSpectrogram:
     @torch.inference_mode()
     def embed(self, waves: torch.Tensor) -> torch.Tensor:
         """Return frames (B, n_samples // 128, 40) of equally long chunks (B, n_samples)."""
+        return self.frames(waves)
+
+    def hidden(self, waves: torch.Tensor) -> torch.Tensor:
+        """Return (B, 1, n_samples // 128, 40) of equally long chunks (B, n_samples)."""
+        return self.frames(waves)[:, None]
+
+    def frames(self, waves: torch.Tensor) -> torch.Tensor:
+        """Return frames (B, n_samples // 128, 40), with gradient to the sound."""
         margin = (MEL_N_FFT - MEL_HOP) // 2
         padded = nn.functional.pad(waves.to(self._window.device), (margin, margin), mode="reflect")
         spectrum = torch.stft(
@@ -220,12 +346,33 @@ def mel_filters(n_bands: int, n_fft: int, rate: float) -> np.ndarray:
     return np.maximum(0, np.minimum(rising, falling))
 
 
-def _split(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _hidden_states(
+    stack: nn.ModuleList, layers: tuple[int, ...], run: Callable[[], Any]
+) -> torch.Tensor:
+    """Run a transformer whose layers are `stack`; return (B, n_layers, n_frames, dimension).
+
+    Hidden state k is what goes into layer k, and what the encoder returns where there is none.
+    """
+    states: dict[int, torch.Tensor] = {}
+
+    def keep(k: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+        return lambda _, inputs: states.__setitem__(k, inputs[0])
+
+    hooks = [stack[k].register_forward_pre_hook(keep(k)) for k in layers if k < len(stack)]
+    try:
+        states[len(stack)] = run().last_hidden_state
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack([states[k].float() for k in layers], dim=1)
+
+
+def _split(batch: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, ...]:
     """Return what goes through the model at once: all on a GPU, one chunk at a time on a CPU.
 
     A second chunk of 30 s takes 0.7 GB more in a large model and saves a CPU no time.
     """
-    return batch.split(1 if batch.device.type == "cpu" else len(batch))
+    return batch.split(1 if device.type == "cpu" else len(batch))
 
 
 def _half_precision(device: torch.device, half: bool) -> torch.autocast:
@@ -234,8 +381,8 @@ def _half_precision(device: torch.device, half: bool) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=half)
 
 
-def _read_config(folder: Path, settings: TargetConfig) -> Any:
-    """Return the model's own settings, after checking family and layer against ours."""
+def _read_config(folder: Path, settings: TargetConfig, layers: tuple[int, ...]) -> Any:
+    """Return the model's own settings, after checking family and layers against ours."""
     try:
         config: Any = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
@@ -249,11 +396,12 @@ def _read_config(folder: Path, settings: TargetConfig) -> Any:
             fix=f"--target {config.model_type}, or another --speech-model",
         )
     n_layers = config.encoder_layers if settings.name == "whisper" else config.num_hidden_layers
-    if not 0 <= settings.layer <= n_layers:
+    absent = [layer for layer in layers if not 0 <= layer <= n_layers]
+    if absent or not layers:
         raise UsageError(
             "The speech model has no such layer",
             expected=f"0 to {n_layers} (0 is the input of the first transformer layer)",
-            found=str(settings.layer),
+            found=", ".join(map(str, absent)) or "no layer",
             where=folder,
             fix=f"--speech-layer between 0 and {n_layers}",
         )
@@ -286,6 +434,8 @@ def _load_wave_model(folder: Path, config: Any, layer: int) -> nn.Module:
     """Return the model without the layers after `layer`, the adapter and the final norm."""
     config.num_hidden_layers = layer
     config.add_adapter = False
+    # What is random in training beyond dropout: a tuned model hears all of the sound.
+    config.layerdrop, config.apply_spec_augment = 0.0, False
     model: Any = _load_weights(folder, config)
     if config.do_stable_layer_norm:
         # There the norm follows the last layer; in the other variant it precedes the first.
@@ -298,6 +448,7 @@ def _load_whisper_encoder(folder: Path, config: Any, layer: int) -> nn.Module:
     is_last = layer == config.encoder_layers
     config.encoder_layers = layer
     config.decoder_layers = 0
+    config.encoder_layerdrop = 0.0
     encoder: Any = _load_weights(folder, config).encoder
     if not is_last:
         encoder.layer_norm = nn.Identity()
