@@ -1,0 +1,581 @@
+"""Functional MRI of people who listened to stories: which runs there are, and what was heard when.
+
+The images are the dataset's own (``func/*_bold.nii.gz``), or those of derivatives named as
+fMRIPrep names them: ``*_desc-preproc_bold.nii.gz``, ``*_bold.dtseries.nii`` (CIFTI), or pairs of
+``*_hemi-L_*_bold.func.gii`` and ``*_hemi-R_*`` (GIFTI). What was heard always comes from
+the raw dataset: rows of events.tsv with ``stim_file``, read by the rules of `alignment`. Here only
+names, sidecars and headers are read; `bold_images` reads the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bids_speechdecode.bids.alignment import Segment, align
+from bids_speechdecode.bids.bold_images import Kind, read_shape
+from bids_speechdecode.bids.dataset import Dataset, Recording
+from bids_speechdecode.bids.stimuli import AudioSource
+from bids_speechdecode.bids.tables import as_number, list_some, read_json, read_tsv
+from bids_speechdecode.config import FmriConfig
+from bids_speechdecode.errors import (
+    DataError,
+    MissingInputError,
+    NothingSelectedError,
+    UsageError,
+    did_you_mean,
+)
+
+OWN_SPACE = "func"  # fMRIPrep's name for the grid of the run itself, which its files leave out
+_KINDS: dict[str, Kind] = {
+    ".nii.gz": "volume",
+    ".nii": "volume",
+    ".dtseries.nii": "grayordinates",
+    ".func.gii": "surface",
+}
+# What the name of a derivative has more than the run that it was made from.
+_OF_DERIVATIVES = ("space", "hemi", "den", "res", "desc", "cohort")
+
+# A clock that is off by 0.1 % is off by a third of a volume after 300 volumes.
+_SAME_TR = 1e-3
+# BOLD is sampled every 0.3 to 4 s; a number far outside is one of milliseconds.
+_LONGEST_TR = 30.0
+# By how much of a TR participants may differ within one story: 0.1 s at a TR of 2 s, to which
+# tables of events are rounded. The BOLD response takes seconds.
+_SAME_PHASE = 0.05
+
+
+@dataclass(frozen=True)
+class BoldRun:
+    """One functional run of one participant: its files and its clock.
+
+    Attributes
+    ----------
+    images : tuple of path
+        One image, or the left and the right hemisphere.
+    tr : float
+        Seconds between volumes.
+    first_time : float
+        Seconds from the start of the run to the moment for which the first volume stands: the
+        middle of its acquisition, or what slice-timing correction moved it to (``StartTime``).
+    events : Recording
+        The run as `alignment` wants it; its channels and signal are empty.
+    """
+
+    participant: str  # without "sub-"
+    label: str
+    task: str
+    space: str
+    kind: Kind
+    images: tuple[Path, ...]
+    mask: Path | None
+    confounds: Path | None
+    n_volumes: int
+    tr: float
+    first_time: float
+    events: Recording
+
+    @property
+    def duration(self) -> float:
+        """Length of the run in seconds."""
+        return self.n_volumes * self.tr
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """The volumes of a run during which one sound was heard without a break.
+
+    Attributes
+    ----------
+    first : int
+        Which volume of the run is the first of `times`.
+    times : array, shape (n_volumes,), seconds
+        When each volume was taken, on the clock of the audio.
+    """
+
+    run: BoldRun
+    source: AudioSource
+    first: int
+    times: np.ndarray
+    notes: tuple[str, ...] = ()
+
+    def cut(self, first: int, n: int) -> Hearing:
+        """Return `n` volumes, starting `first` volumes later."""
+        return replace(self, first=self.first + first, times=self.times[first : first + n])
+
+
+# ------------------------------------------------------------------------------- runs
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    entities: dict[str, str]
+    suffix: str
+    extension: str
+
+
+def find_bold(
+    dataset: Dataset,
+    participants: Sequence[str],
+    settings: FmriConfig,
+    *,
+    sessions: Sequence[str] = (),
+    runs: Sequence[str] = (),
+) -> tuple[BoldRun, ...]:
+    """Return the functional runs of the participants who have any, sorted by name.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Raw, with the events and the stimuli.
+    participants : sequence of str
+        Labels without ``sub-``; those without functional runs are left out.
+    settings : FmriConfig
+        Where the images are, in which space, of which task.
+    sessions, runs : sequence of str
+        Labels to keep; none keeps all.
+
+    Raises
+    ------
+    MissingInputError
+        If there are no functional images, no such folder, or half of a pair of hemispheres.
+    NothingSelectedError
+        If there are none of this task or space, or the filters leave none.
+    UsageError
+        If there are several tasks or spaces and none is named.
+    DataError
+        If the TR is missing, irregular or contradicted by the image.
+    """
+    home = _home(dataset, settings)
+    files = [file for label in participants for file in _func_files(home, label)]
+    images = [f for f in files if _is_image(f, derived=home != dataset.root)]
+    if not images:
+        raise _no_images(dataset, home, participants)
+    images = _choose(images, "task", settings.task, home)
+    images = _choose(images, "space", settings.space, home)
+    kept = [f for f in images if _passes(f, sessions, runs)]
+    if not kept:
+        raise NothingSelectedError(
+            "The filters leave no functional run.",
+            expected="one of " + list_some(_join(f.entities) for f in images),
+            where=home,
+            fix="check --session-label and --run-label",
+        )
+    siblings = files + (_top_files(home) if home != dataset.root else [])
+    found = [_run(dataset, members, siblings) for members in _by_run(kept)]
+    return tuple(sorted(found, key=lambda run: run.label))
+
+
+def _home(dataset: Dataset, settings: FmriConfig) -> Path:
+    """Return the folder whose functional images are used."""
+    if not settings.bold_dir:
+        return dataset.root
+    given = Path(settings.bold_dir)
+    found = next((p for p in (given, dataset.root / given) if p.is_dir()), None)
+    if found is None:
+        raise MissingInputError(
+            "The folder of functional derivatives is absent.",
+            expected="a folder with sub-<label>/[ses-<label>/]func",
+            where=given.absolute(),
+            fix="check bold_dir in [fmri]; leave it empty to read the dataset's own func files",
+        )
+    return found.resolve()
+
+
+def _parse(paths: Iterable[Path]) -> Iterator[_File]:
+    for path in sorted(paths):
+        *pairs, last = path.name.split("_")
+        if all("-" in pair for pair in pairs):
+            suffix, dot, extension = last.partition(".")
+            entities = {key: value for key, _, value in (p.partition("-") for p in pairs)}
+            yield _File(path, entities, suffix, dot + extension)
+
+
+def _func_files(home: Path, participant: str) -> list[_File]:
+    """Return the files of a participant that are functional, or that such files inherit."""
+    top = home / f"sub-{participant}"
+    patterns = ("*_*.*", "ses-*/*_*.*", "func/*_*.*", "ses-*/func/*_*.*")
+    return list(_parse(path for pattern in patterns for path in top.glob(pattern)))
+
+
+def _top_files(home: Path) -> list[_File]:
+    return list(_parse([*home.glob("*bold.json"), *home.glob("*events.*")]))
+
+
+def _is_image(file: _File, *, derived: bool) -> bool:
+    if file.suffix != "bold" or file.extension not in _KINDS or "task" not in file.entities:
+        return False
+    if not derived:
+        return not {"space", "desc"} & file.entities.keys() and file.entities.get("part") != "phase"
+    return _KINDS[file.extension] != "volume" or file.entities.get("desc") == "preproc"
+
+
+def _no_images(dataset: Dataset, home: Path, participants: Sequence[str]) -> MissingInputError:
+    there = {
+        folder.name
+        for label in participants
+        for pattern in ("*", "ses-*/*")
+        for folder in (home / f"sub-{label}").glob(pattern)
+        if folder.is_dir() and not folder.name.startswith("ses-")
+    }
+    derived = home != dataset.root
+    names = "*_desc-preproc_bold.nii.gz, *_bold.dtseries.nii or pairs of *_bold.func.gii"
+    return MissingInputError(
+        "No participant has functional images.",
+        expected="sub-<label>/[ses-<label>/]func/" + (names if derived else "*_task-*_bold.nii.gz"),
+        found=f"of {len(participants)} participants: "
+        + (", ".join(sorted(there)) or "no data at all"),
+        where=home,
+        fix="check bold_dir in [fmri], and which participants were asked for"
+        if derived
+        else "add the runs, or name the folder of their derivatives (bold_dir in [fmri])",
+    )
+
+
+def _value(file: _File, key: str) -> str:
+    return file.entities.get(key, OWN_SPACE if key == "space" else "")
+
+
+def _choose(images: list[_File], key: str, wanted: str, home: Path) -> list[_File]:
+    """Return the images of one task or space: the one named, or the only one there is."""
+    there = sorted({_value(f, key) for f in images})
+    wanted = wanted.removeprefix(f"{key}-")
+    if not wanted and len(there) > 1:
+        raise UsageError(
+            f"The functional images are of {len(there)} {key}s.",
+            expected="one, or the name of one",
+            found=", ".join(there),
+            where=home,
+            fix=f"name the {key} in [fmri]: {key} = {there[0]!r}",
+        )
+    if wanted and wanted not in there:
+        raise NothingSelectedError(
+            f"There are no functional images of the {key} {wanted!r}.",
+            expected="one of " + ", ".join(there),
+            where=home,
+            fix=did_you_mean(wanted, there) or f"correct {key} in [fmri]",
+        )
+    return [f for f in images if _value(f, key) == (wanted or there[0])]
+
+
+def _passes(file: _File, sessions: Sequence[str], runs: Sequence[str]) -> bool:
+    session, run = file.entities.get("ses"), file.entities.get("run", "")
+    wanted_runs = {r.removeprefix("run-").lstrip("0") for r in runs}
+    return (not sessions or session in {s.removeprefix("ses-") for s in sessions}) and (
+        not runs or run.lstrip("0") in wanted_runs
+    )
+
+
+def _join(entities: dict[str, str], without: Sequence[str] = ()) -> str:
+    return "_".join(f"{key}-{value}" for key, value in entities.items() if key not in without)
+
+
+def _by_run(images: Iterable[_File]) -> Iterator[list[_File]]:
+    """Yield the image of each run, or its two hemispheres.
+
+    Raises
+    ------
+    DataError
+        If several images claim to be the same run.
+    MissingInputError
+        If a hemisphere is absent.
+    """
+
+    def name(file: _File) -> str:
+        return _join(file.entities, (*_OF_DERIVATIVES, "echo", "part"))
+
+    for _, members in groupby(sorted(images, key=name), key=name):
+        group = sorted(members, key=lambda f: f.entities.get("hemi", ""))
+        halves = _KINDS[group[0].extension] == "surface"
+        sides = [f.entities.get("hemi") for f in group]
+        if halves and sides in (["L"], ["R"]):
+            raise _one_hemisphere(group[0])
+        if sides != ["L", "R"] if halves else len(group) > 1:
+            raise _several_images(group)
+        yield group
+
+
+def _one_hemisphere(file: _File) -> MissingInputError:
+    side = "R" if file.entities["hemi"] == "L" else "L"
+    return MissingInputError(
+        "A functional run has one hemisphere only.",
+        expected=f"the same with hemi-{side}",
+        found=file.path.name,
+        where=file.path.parent,
+        fix="make or fetch the other hemisphere",
+    )
+
+
+def _several_images(group: Sequence[_File]) -> DataError:
+    return DataError(
+        f"There are {len(group)} functional images of one run.",
+        expected="one image (or a left and a right one), its echoes combined, in one resolution",
+        found=", ".join(f.path.name for f in group),
+        where=group[0].path.parent,
+        fix="combine the echoes (fMRIPrep does; name its folder as bold_dir in [fmri]), "
+        "or move the images that are not meant elsewhere",
+    )
+
+
+def _run(dataset: Dataset, images: Sequence[_File], siblings: Sequence[_File]) -> BoldRun:
+    image, kind = images[0], _KINDS[images[0].extension]
+    raw = {k: v for k, v in image.entities.items() if k not in _OF_DERIVATIVES}
+    source = [*_top_files(dataset.root), *_func_files(dataset.root, raw["sub"])]
+    folder = dataset.root / f"sub-{raw['sub']}" / (f"ses-{raw['ses']}" if "ses" in raw else "")
+    bare = folder / "func" / f"{_join(raw)}_bold"
+    events = [f.path for f in _inherited(source, bare, raw) if _ends(f, "events", ".tsv")]
+    metadata = _metadata(source, bare, raw) | _metadata(siblings, image.path, image.entities)
+    n_volumes, stated = read_shape(tuple(f.path for f in images), kind)
+    tr = _repetition_time(metadata, stated, n_volumes, image.path)
+    beside = [f for f in siblings if f.path.parent == image.path.parent]
+    return BoldRun(
+        participant=raw["sub"],
+        label=_join(raw),
+        task=raw["task"],
+        space=_value(image, "space"),
+        kind=kind,
+        images=tuple(f.path for f in images),
+        mask=_mask_of(beside, image) if kind == "volume" else None,
+        confounds=_confounds_of(beside, raw),
+        n_volumes=n_volumes,
+        tr=tr,
+        first_time=_first_time(metadata, tr),
+        events=Recording(
+            root=dataset.root,
+            path=bare,
+            format="",
+            participant=raw["sub"],
+            session=raw.get("ses"),
+            task=raw["task"],
+            run=raw.get("run"),
+            entities=tuple(raw.items()),
+            events_path=events[-1] if events else None,
+        ),
+    )
+
+
+def _inherited(files: Iterable[_File], path: Path, entities: dict[str, str]) -> list[_File]:
+    """Return the files that apply to one at `path`, from the most general to the nearest."""
+    applies = [
+        f
+        for f in files
+        if f.entities.items() <= entities.items() and path.is_relative_to(f.path.parent)
+    ]
+    return sorted(applies, key=lambda f: (len(f.path.parts), len(f.entities)))
+
+
+def _ends(file: _File, suffix: str, extension: str) -> bool:
+    return (file.suffix, file.extension) == (suffix, extension)
+
+
+def _metadata(files: Iterable[_File], path: Path, entities: dict[str, str]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for file in _inherited(files, path, entities):
+        if _ends(file, "bold", ".json"):
+            merged |= read_json(file.path)
+    return merged
+
+
+def _mask_of(files: Iterable[_File], image: _File) -> Path | None:
+    """Return the brain mask beside an image, which has all of its entities but ``desc``."""
+    wanted = image.entities | {"desc": "brain"}
+    return _only(files, wanted, "mask", (".nii.gz", ".nii"))
+
+
+def _confounds_of(files: Iterable[_File], raw: dict[str, str]) -> Path | None:
+    """Return the confounds of a run, which name no space; early fMRIPrep called them regressors."""
+    wanted = raw | {"desc": "confounds"}
+    return _only(files, wanted, "timeseries", (".tsv",)) or _only(
+        files, wanted, "regressors", (".tsv",)
+    )
+
+
+def _only(
+    files: Iterable[_File], entities: dict[str, str], suffix: str, extensions: Sequence[str]
+) -> Path | None:
+    found = (
+        f.path
+        for f in files
+        if f.suffix == suffix and f.extension in extensions and f.entities == entities
+    )
+    return next(found, None)
+
+
+# -------------------------------------------------------------------------- the clock
+
+
+def _repetition_time(
+    metadata: dict[str, Any], stated: float | None, n_volumes: int, path: Path
+) -> float:
+    """Return the TR (seconds) of the sidecars, after checking it against the image's own."""
+    tr = as_number(metadata.get("RepetitionTime"))
+    if metadata.get("VolumeTiming") is not None:
+        tr = _regular_step(metadata["VolumeTiming"], n_volumes, path)
+    if tr is None:
+        raise DataError(
+            "The repetition time (TR) of a functional run is not known.",
+            expected="RepetitionTime (seconds) in its sidecar, or in one that it inherits",
+            found=repr(metadata["RepetitionTime"]) if "RepetitionTime" in metadata else "none",
+            where=path,
+            fix="add it" + (f"; the image itself says {stated:g} s" if stated else ""),
+        )
+    if tr > _LONGEST_TR:
+        raise DataError(
+            "The repetition time (TR) of a functional run cannot be true.",
+            expected=f"seconds, at most {_LONGEST_TR:g}",
+            found=f"RepetitionTime {tr:g}",
+            where=path,
+            fix="write it in seconds, not in milliseconds",
+        )
+    if stated is not None and abs(stated - tr) > _SAME_TR * tr:
+        raise DataError(
+            "Image and sidecar differ about the repetition time (TR).",
+            expected=f"{tr:g} s, as the sidecar says",
+            found=f"{stated:g} s in the header",
+            where=path,
+            fix="find out which of the two is right and correct the other",
+        )
+    return tr
+
+
+def _regular_step(timing: Any, n_volumes: int, path: Path) -> float:
+    """Return the step of VolumeTiming, which must be the same between all volumes."""
+    try:
+        times = np.asarray(timing, dtype=float)
+        steps = np.diff(times)
+        regular = times.shape == (n_volumes,) and steps.min() > 0
+        regular = regular and float(np.ptp(steps)) <= _SAME_TR * float(steps.mean())
+    except (TypeError, ValueError):
+        regular = False
+    if not regular:
+        raise DataError(
+            "The volumes of a functional run were not taken at regular times.",
+            expected=f"one RepetitionTime, or VolumeTiming with {n_volumes} evenly spaced times",
+            found="VolumeTiming that is uneven or of another length",
+            where=path,
+            fix="leave the run out, or resample it to a regular TR first",
+        )
+    return float(steps.mean())
+
+
+def _first_time(metadata: dict[str, Any], tr: float) -> float:
+    start = metadata.get("StartTime")
+    if metadata.get("SliceTimingCorrected") and isinstance(start, int | float):
+        return float(start)
+    return tr / 2
+
+
+# -------------------------------------------------------------------- what was heard
+
+
+def list_hearings(run: BoldRun, stimuli_dir: Path) -> tuple[Hearing, ...]:
+    """Return which volumes of a run were taken while which sound was heard.
+
+    Volumes before and after the sound are left out. Each stretch of sound counts on its own;
+    in most datasets a run has one.
+
+    Raises
+    ------
+    DataError
+        If nothing says what was heard, the events have no single meaning (see `alignment`), or
+        the run ends before half of the sound was heard.
+    MissingInputError
+        If an audio file is absent or was not downloaded.
+    """
+    _require_stimulus(run)
+    alignment = align(run.events, duration=run.duration, stimuli_dir=stimuli_dir)
+    segments = [s for s in alignment.segments if s.version == "true"]
+    hearings = [_hearing(run, segment) for segment in segments]
+    return tuple(hearing for hearing in hearings if len(hearing.times))
+
+
+def _require_stimulus(run: BoldRun) -> None:
+    path = run.events.events_path
+    table = read_tsv(path)[0] if path else None
+    if table is not None and "stim_file" in table and table["stim_file"].notna().any():
+        return
+    if table is None:
+        found = "no events.tsv"
+    else:
+        found = "no such column" if "stim_file" not in table else "n/a in all rows"
+    raise DataError(
+        "A functional run does not say which story was heard.",
+        expected="rows of events.tsv with onset and stim_file, an audio file in stimuli/",
+        found=found,
+        where=path or run.events.path,
+        fix="add stim_file to the events, or choose the task with stories (task in [fmri])",
+    )
+
+
+def _hearing(run: BoldRun, segment: Segment) -> Hearing:
+    taken = run.first_time + run.tr * np.arange(run.n_volumes)  # seconds of the run
+    inside = np.flatnonzero((taken >= segment.interval.start) & (taken < segment.interval.stop))
+    first = int(inside[0]) if len(inside) else 0
+    times = segment.clock.slope * taken[inside] + segment.clock.offset
+    return Hearing(run, segment.source, first, times, _shortage(run, segment))
+
+
+def _shortage(run: BoldRun, segment: Segment) -> tuple[str, ...]:
+    """Return a note where the run ends before the sound; raise where over half is missing."""
+    length = segment.source.duration or 0.0
+    missing = segment.clock.to_recording(length) - run.duration
+    if segment.interval.stop < run.duration or missing <= run.tr:
+        return ()
+    if missing > length / 2:
+        raise DataError(
+            "A functional run is much shorter than the story that was heard.",
+            expected=f"BOLD until {segment.source.name} ends ({length:.1f} s)",
+            found=f"a run of {run.duration:.1f} s, which misses its last {missing:.1f} s",
+            where=run.images[0],
+            fix="fetch the whole run again, or correct stim_file and onset in events.tsv",
+        )
+    return (f"{run.label} ends {missing:.1f} s before {segment.source.name}, which is cut",)
+
+
+def group_by_story(hearings: Iterable[Hearing]) -> list[tuple[Hearing, ...]]:
+    """Return the hearings that can share one story: same audio, same TR, same phase.
+
+    Each group is cut to the volumes that all have; a hearing that shares less than half of
+    its volumes with a group, or was taken at other times of the audio, is a story of its own.
+
+    Returns
+    -------
+    stories : list of tuple of Hearing
+        In each, all have the same number of volumes at the same times.
+    """
+    groups: list[list[Hearing]] = []
+    for hearing in sorted(hearings, key=lambda h: (str(h.source.path), h.run.label)):
+        home = next((g for g in groups if _fits(hearing, g[0])), None)
+        if home is None:
+            groups.append([hearing])
+        else:
+            home.append(hearing)
+            home[:] = _cut_to_common(home)
+    return [tuple(group) for group in groups]
+
+
+def _shift(a: Hearing, b: Hearing) -> float:
+    """Return by how many TRs `a` starts later in the audio than `b`."""
+    return float(a.times[0] - b.times[0]) / a.run.tr
+
+
+def _fits(a: Hearing, b: Hearing) -> bool:
+    if a.source.path != b.source.path or abs(a.run.tr - b.run.tr) > _SAME_TR * b.run.tr:
+        return False
+    shift = _shift(a, b)
+    common = min(len(b.times), shift + len(a.times)) - max(0.0, shift)
+    most = max(len(a.times), len(b.times))
+    return abs(shift - round(shift)) <= _SAME_PHASE and common >= most / 2
+
+
+def _cut_to_common(group: Sequence[Hearing]) -> list[Hearing]:
+    starts = [round(_shift(hearing, group[0])) for hearing in group]
+    ends = [start + len(hearing.times) for start, hearing in zip(starts, group, strict=True)]
+    n = min(ends) - max(starts)
+    return [h.cut(max(starts) - start, n) for start, h in zip(starts, group, strict=True)]
