@@ -46,7 +46,8 @@ STEPS_OF = {
     "encoding": ("responses", "features", "encode", "report"),
     "fmri-tuning": ("tune",),
 }
-RULES = ("all", "roi", "radius", "responsive")
+Rule = Literal["all", "roi", "radius", "responsive"]
+RULES: tuple[str, ...] = typing.get_args(Rule)
 
 # What each kind of target means unless the user names a model: hub name and hidden_states index.
 DEFAULT_MODELS = {
@@ -59,6 +60,7 @@ DEFAULT_MODELS = {
 
 
 Band = Literal["slow", "theta", "alpha", "beta", "gamma", "highgamma"]
+BANDS: tuple[str, ...] = typing.get_args(Band)
 Nuisance = Literal["mel", "envelope", "onsets", "pitch", "words"]
 Control = Literal["downsampled", "phase", "stories"]
 Layer = Annotated[int, Range(least=0)]
@@ -107,7 +109,7 @@ class AnatomyConfig:
 class SelectionConfig:
     """Which of the good channels the models read; a channel must pass every rule."""
 
-    rules: tuple[str, ...] = ("all",)
+    rules: tuple[Rule, ...] = ("all",)
     roi: tuple[str, ...] = ("speech",)  # a preset, or labels of the atlas
     hemisphere: Literal["both", "left", "right"] = "both"
     center: str = ""  # "x,y,z" in MNI152 (mm), several separated by ";"
@@ -473,9 +475,6 @@ def _check_together(config: Config, where: str | Path) -> None:
             len(config.anatomy.atlas) not in (1, 2)
         ),
     }
-    for rule in config.selection.rules:
-        if rule not in RULES:
-            raise unknown("rule of selection", rule, RULES, where)
     for problem, present in problems.items():
         if present:
             raise UsageError(f"the settings contradict each other: {problem}", where=where)

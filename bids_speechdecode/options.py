@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bids_speechdecode.config import ANALYSES, RULES, STEPS, Config, settings
+from bids_speechdecode.config import ANALYSES, BANDS, RULES, STEPS, Config, settings
 from bids_speechdecode.errors import UsageError, did_you_mean
 from bids_speechdecode.validation import choices
 
@@ -35,8 +35,6 @@ def _setting(names: str, setting: str, section: str, text: str, metavar: str = "
     more: dict[str, Any] = {"metavar": metavar} if metavar else {}
     if words := choices(hint):
         more |= {"type": Word(words)}
-    elif isinstance(default, tuple) and (words := choices(typing.get_args(hint)[0])):
-        more |= {"type": Word(words), "multiple": True}
     elif hint is bool:
         more |= {"is_flag": True}
     elif isinstance(default, tuple):
@@ -215,7 +213,7 @@ OPTIONS: tuple[Option, ...] = (
         METHOD,
         "How channels enter the encoder: by name (none), or by position (attention).",
     ),
-    _setting("--band", "encoding.bands", METHOD, "Encoding: bands of the signal.", "BAND..."),
+    _setting("--band", "encoding.bands", METHOD, f"Encoding: {', '.join(BANDS)}.", "BAND..."),
     _setting("--fmri-task", "fmri.task", METHOD, "Tuning: task of the BOLD runs.", "TASK"),
     _setting(
         "--bold-dir",
