@@ -7,14 +7,16 @@ from pathlib import Path
 
 from bids_speechdecode.errors import CannotWriteError
 
+ROBUST_Z = "the robust z: (x - median) / interquartile range"
+
 
 def write_brainvision_header(
-    eeg_path: Path, names: Sequence[str], rate: float, n_times: int
+    eeg_path: Path, names: Sequence[str], rate: float, n_times: int, *, unit: str = ROBUST_Z
 ) -> tuple[Path, Path]:
     """Write ``.vhdr`` and ``.vmrk`` beside a matrix of float32, shape (n_times, n_channels).
 
-    The numbers are robust z, which BrainVision has no unit for. They are declared as volts: what a
-    reader that speaks volts (MNE's ``get_data()``) returns then is the robust z itself.
+    The numbers are declared as volts. BrainVision has no unit for a robust z; what a reader that
+    speaks volts (MNE's ``get_data()``) returns then is the robust z itself.
 
     Parameters
     ----------
@@ -26,6 +28,8 @@ def write_brainvision_header(
         Hertz.
     n_times : int
         Samples per channel, so that a matrix cut short is found out.
+    unit : str
+        In words, for a comment in the header.
 
     Returns
     -------
@@ -34,7 +38,7 @@ def write_brainvision_header(
     header, markers = eeg_path.with_suffix(".vhdr"), eeg_path.with_suffix(".vmrk")
     try:
         header.write_text(
-            _header_text(eeg_path.name, markers.name, names, rate, n_times), encoding="utf-8"
+            _header_text(eeg_path.name, markers.name, names, rate, n_times, unit), encoding="utf-8"
         )
         markers.write_text(_marker_text(eeg_path.name), encoding="utf-8")
     except OSError as error:
@@ -42,7 +46,9 @@ def write_brainvision_header(
     return header, markers
 
 
-def _header_text(data: str, markers: str, names: Sequence[str], rate: float, n_times: int) -> str:
+def _header_text(
+    data: str, markers: str, names: Sequence[str], rate: float, n_times: int, unit: str
+) -> str:
     channels = [
         f"Ch{number}={name.replace(',', chr(92) + '1')},,1,V"
         for number, name in enumerate(names, start=1)
@@ -50,7 +56,7 @@ def _header_text(data: str, markers: str, names: Sequence[str], rate: float, n_t
     return "\n".join(
         [
             "Brain Vision Data Exchange Header File Version 1.0",
-            "; The unit of all channels is the robust z: (x - median) / interquartile range.",
+            f"; The unit of all channels is {unit}.",
             "",
             "[Common Infos]",
             "Codepage=UTF-8",

@@ -53,7 +53,7 @@ def cut_pretraining(planned: Sequence[PlannedRecording], config: Config) -> list
             if segment.version != primary_version([planned_recording]):
                 continue
             split = split_of[planned_recording.label]
-            interval = _heard(segment)
+            interval = heard_interval(segment)
             pieces.append(
                 _make_piece(planned_recording, index, split, block, interval, config.windows)
             )
@@ -84,8 +84,8 @@ def _cut_blocks(
     for planned in recordings:
         for segment in planned.alignment.segments:
             if segment.version == version:
-                source = _source_name(planned, segment)
-                heard.setdefault(source, []).append(_heard(segment))
+                source = source_name(planned, segment)
+                heard.setdefault(source, []).append(heard_interval(segment))
     blocks = split_blocks(
         heard,
         n_blocks=_n_blocks(heard, config),
@@ -100,9 +100,9 @@ def _cut_blocks(
         for index, segment in enumerate(planned.alignment.segments):
             if segment.version != version:
                 continue
-            whole = _heard(segment)
+            whole = heard_interval(segment)
             for block in blocks:
-                same = block.source == _source_name(planned, segment)
+                same = block.source == source_name(planned, segment)
                 if same and block.interval.overlaps(whole):
                     piece = _make_piece(
                         planned, index, block.split, block.index, block.interval, config.windows
@@ -145,14 +145,14 @@ def _n_blocks(heard: Mapping[str, Sequence[Interval]], config: Config) -> int:
     )
 
 
-def _source_name(planned: PlannedRecording, segment: Segment) -> str:
+def source_name(planned: PlannedRecording, segment: Segment) -> str:
     """Name an audio so that the same file heard twice is the same source."""
     if segment.source.path is not None:
         return str(segment.source.path)
     return f"{planned.label}:{segment.source.channel}"
 
 
-def _heard(segment: Segment) -> Interval:
+def heard_interval(segment: Segment) -> Interval:
     """Return the stretch of audio that was heard, alike for everybody who heard it.
 
     Clock maps fitted to different recordings differ by milliseconds: ends near those of the file
@@ -176,7 +176,7 @@ def _make_piece(
 ) -> Piece:
     segment = planned.alignment.segments[segment_index]
     stride = windows.stride if split == "train" else max(windows.stride, windows.duration)
-    heard = _heard(segment)
+    heard = heard_interval(segment)
     audio_starts = list_windows(audio, windows.duration, stride, heard=heard)
     heard_at = np.array([segment.clock.to_recording(float(t)) for t in audio_starts])
     brain_starts = heard_at + windows.brain_lag

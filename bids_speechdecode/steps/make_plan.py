@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from bids_speechdecode.bids.alignment import align
 from bids_speechdecode.bids.channels import Channel, match_channels
@@ -64,6 +65,32 @@ def plan_participant(
     DataError, MissingInputError
         No recording of a needed task can be used; the first reason is raised.
     """
+    plan = plan_recordings(
+        dataset,
+        participant,
+        recordings,
+        config,
+        unusable=unusable,
+        stop_on_first_crash=stop_on_first_crash,
+    )
+    pieces = cut_pretraining(plan.recordings, config) + cut_task(plan.recordings, config)
+    _require_windows(participant, pieces, config)
+    return replace(plan, pieces=tuple(pieces))
+
+
+def plan_recordings(
+    dataset: Dataset,
+    participant: str,
+    recordings: Sequence[Recording],
+    config: Config,
+    *,
+    unusable: Mapping[str, str] | None = None,
+    stop_on_first_crash: bool = False,
+) -> ParticipantPlan:
+    """Plan which recordings are used, with channels and sound, and cut no windows.
+
+    Parameters and errors are those of `plan_participant`.
+    """
     unusable = unusable or {}
     planned: list[PlannedRecording] = []
     left_out: list[tuple[str, str]] = []
@@ -91,13 +118,11 @@ def plan_participant(
                 f"sub-{participant} has no recording of task {task!r} after the filters",
                 found=", ".join(sorted({r.task for r in recordings})) or "no recording",
             )
-    pieces = cut_pretraining(planned, config) + cut_task(planned, config)
-    _require_windows(participant, pieces, config)
     return ParticipantPlan(
         participant,
         dataset.simulated,
         tuple(planned),
-        tuple(pieces),
+        (),
         tuple(left_out),
         tuple(errors[PRETRAIN] + errors[FINETUNE]),
     )
