@@ -1,0 +1,323 @@
+"""How well held-out predictions agree with responses, overall and per modulation band.
+
+Predictions come fold by fold, each from a model with its own intercept. That intercept is the mean
+of the other folds, hence low where the held-out mean is high: correlated over all folds at once,
+even useless predictions get a negative r. Means are therefore removed within `folds` when given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import sparse
+from scipy.signal import butter, get_window, sosfiltfilt
+
+from bids_speechdecode.errors import DataError
+
+# Hertz. 0.25 Hz is the Nyquist frequency of fMRI with a TR of 2 s, and octaves follow above it:
+# whether tuning on fMRI helps above what fMRI measures is a question of the study [P].
+MODULATION_EDGES = ((0.05, 0.25), (0.25, 0.5), (0.5, 1.0), (1.0, 2.0), (2.0, 4.0), (4.0, 8.0))
+HIGHEST_EDGE = 0.4  # of the rate: below Nyquist, where decimation has left the response untouched
+FILTER_ORDER = 2  # of each of the two passes; higher orders ring for longer
+WINDOW_CYCLES = 4.0  # cycles of a band's low edge in one window of its coherence
+OVERLAP_CORRELATION = 1 / 36  # of the periodograms of Hann windows that overlap by half
+CONSTANT = 1e-10  # deviations below this fraction of a signal's size are rounding
+FEWEST_SAMPLES = 3
+CHUNK = 4_000_000  # values of one array that are worked on at once
+
+
+def correlate(
+    prediction: np.ndarray, response: np.ndarray, folds: ArrayLike | None = None
+) -> np.ndarray:
+    """Return Pearson's r between prediction and response of each electrode.
+
+    ``r = sum x y / sqrt(sum x^2 sum y^2)``, with ``x`` and ``y`` the deviations from the mean of
+    the fold a sample belongs to (of all samples without `folds`), summed over all folds.
+
+    Parameters
+    ----------
+    prediction, response : array, shape (n_times, n_electrodes)
+        NaN where there is none; such samples are left out.
+    folds : array of int, shape (n_times,), optional
+        The fold in which each sample was held out.
+
+    Returns
+    -------
+    array, shape (n_electrodes,)
+        NaN where either signal is constant or fewer than 3 samples have both.
+    """
+    check_shapes(prediction, response, folds)
+    r = np.empty(response.shape[1])
+    for some in chunk_electrodes(*response.shape):
+        x, y, used = paired_deviations(prediction[:, some], response[:, some], folds)
+        with np.errstate(invalid="ignore"):
+            r[some] = (x * y).sum(0) / np.sqrt((x**2).sum(0) * (y**2).sum(0))
+        r[some][used.sum(0) < FEWEST_SAMPLES] = np.nan
+    return r
+
+
+def r2(prediction: np.ndarray, response: np.ndarray, folds: ArrayLike | None = None) -> np.ndarray:
+    """Return the fraction of the response's variance that each electrode's prediction explains.
+
+    ``1 - sum (y - p)^2 / sum (y - mean(y))^2``, with the mean within folds as in `correlate`.
+    Below zero where the prediction is worse than the held-out mean; NaN as in `correlate`, save
+    that a constant prediction has a value.
+    """
+    check_shapes(prediction, response, folds)
+    values = np.empty(response.shape[1])
+    for some in chunk_electrodes(*response.shape):
+        p, y = prediction[:, some].astype(float), response[:, some].astype(float)
+        _, deviations, used = paired_deviations(p, y, folds)
+        with np.errstate(invalid="ignore"):
+            errors = np.where(used, y - p, 0.0)
+            values[some] = 1 - (errors**2).sum(0) / (deviations**2).sum(0)
+        values[some][used.sum(0) < FEWEST_SAMPLES] = np.nan
+    return values
+
+
+def modulation_scores(
+    prediction: np.ndarray,
+    response: np.ndarray,
+    rate: float,
+    segments: ArrayLike,
+    edges: Sequence[tuple[float, float]] = MODULATION_EDGES,
+    folds: ArrayLike | None = None,
+) -> pd.DataFrame:
+    """Return how well each band of modulation frequencies is predicted, by r and by coherence.
+
+    Both signals are band-passed (Butterworth, forwards and backwards) within each continuous
+    stretch. Its ends, where the filter has seen what it had to make up, are discarded: one cycle of
+    the band's low edge or two of its width, whichever is longer (what is left differs by about 1%
+    from the filtered whole). Coherence is magnitude-squared (Welch): cross-spectra of Hann windows
+    of 4 cycles of the low edge, overlapping by half, are summed over all stretches, and the
+    coherence averaged over the frequencies of the band. It does not see a delay or sign.
+
+    Parameters
+    ----------
+    prediction, response : array, shape (n_times, n_electrodes)
+        NaN where there is none.
+    rate : float, hertz
+    segments : array of int, shape (n_times,)
+        Label of the continuous stretch of sound of each sample.
+    edges : sequence of (low, high), hertz
+        Cut at 0.4 of the rate; bands wholly above it are left out.
+    folds : array of int, shape (n_times,), optional
+        The fold in which each sample was held out; nothing is filtered across two folds.
+
+    Returns
+    -------
+    DataFrame, n_electrodes rows per band
+        ``electrode`` (index), ``low``, ``high`` (hertz), ``r``, ``coherence`` and
+        ``coherence_chance``, the expectation for unrelated signals: one over the number of
+        independent windows, 0.95 of their number with this overlap (Welch 1967,
+        doi:10.1109/TAU.1967.1161901). Scores are NaN where no stretch is long enough.
+    """
+    check_shapes(prediction, response, folds)
+    n_electrodes = response.shape[1]
+    bands = [(low, min(high, HIGHEST_EDGE * rate)) for low, high in edges]
+    tables = []
+    for low, high in [band for band in bands if band[0] < band[1]]:
+        r, coherence, chance = (np.full(n_electrodes, np.nan) for _ in range(3))
+        for members, stretches in group_stretches(prediction, response, segments, folds):
+            for some in np.array_split(members, -(-len(members) * len(response) // CHUNK)):
+                pair = prediction[:, some].astype(float), response[:, some].astype(float)
+                r[some] = _band_r(*pair, stretches, (low, high), rate)
+                coherence[some], chance[some] = _coherence(*pair, stretches, (low, high), rate)
+        scores = {"r": r, "coherence": coherence, "coherence_chance": chance}
+        tables.append(
+            pd.DataFrame({"electrode": range(n_electrodes), "low": low, "high": high, **scores})
+        )
+    if not tables:
+        raise DataError(
+            "No modulation band lies within what the responses can show.",
+            expected=f"low edges below {HIGHEST_EDGE * rate:g} Hz ({HIGHEST_EDGE:g} of the rate)",
+            found=", ".join(f"{low:g}-{high:g} Hz" for low, high in edges),
+            fix="raise the rate of the responses",
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def noise_ceiling(repeats: np.ndarray, n_averaged: int = 1) -> np.ndarray | None:
+    """Return the highest r that any model of the stimulus alone can expect, per electrode.
+
+    ``r_max = sqrt(SP / (SP + NP / n_averaged))``: `SP` is the power that repeats of a stimulus
+    share, ``(var(sum of repeats) - sum of var(repeat)) / (N (N - 1))`` (Sahani & Linden 2003), `NP`
+    the rest of the mean power of one repeat. ``n_averaged=1`` is the ceiling of a prediction
+    compared with single presentations (Hsu et al. 2004, doi:10.1088/0954-898X_15_2_002), ``N`` that
+    of one compared with their average (CC_max of Schoppe et al. 2016,
+    doi:10.3389/fncom.2016.00010).
+
+    Parameters
+    ----------
+    repeats : array, shape (n_repeats, n_times, n_electrodes)
+        Responses to the same sound; samples with NaN in any repeat are left out.
+    n_averaged : int
+        Presentations whose average the predictions are compared with.
+
+    Returns
+    -------
+    array, shape (n_electrodes,), or None
+        0 where the repeats share no power, NaN where all are constant; None for one repeat: noise
+        cannot be told from response, and no ceiling is known.
+    """
+    n_repeats = len(repeats)
+    if n_repeats < 2:
+        return None
+    used = np.isfinite(repeats).all(axis=0)
+    deviations = np.stack([centre(repeat.astype(float), used, None) for repeat in repeats])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        powers = (deviations**2).sum(axis=1) / (used.sum(axis=0) - 1)
+        of_sum = (deviations.sum(axis=0) ** 2).sum(axis=0) / (used.sum(axis=0) - 1)
+        shared = (of_sum - powers.sum(axis=0)) / (n_repeats * (n_repeats - 1))
+        total = shared + (powers.mean(axis=0) - shared) / n_averaged
+        ceiling = np.sqrt(np.maximum(shared, 0.0) / total)
+    return np.where((powers.sum(axis=0) > 0) & (shared <= 0), 0.0, ceiling)
+
+
+def check_shapes(prediction: np.ndarray, response: np.ndarray, *labels: ArrayLike | None) -> None:
+    """Raise DataError unless predictions, responses and labels of samples fit each other."""
+    if prediction.ndim != 2 or prediction.shape != response.shape:
+        raise DataError(
+            "Predictions and responses do not fit.",
+            expected=f"predictions of the responses' shape {response.shape} (times, electrodes)",
+            found=str(prediction.shape),
+        )
+    for label in labels:
+        if label is not None and np.shape(label) != (len(response),):
+            raise DataError(
+                "Each sample needs the label of its stretch or fold.",
+                expected=f"{len(response)} labels",
+                found=f"an array of shape {np.shape(label)}",
+            )
+
+
+def chunk_electrodes(n_times: int, n_electrodes: int) -> Iterator[slice]:
+    """Yield slices over electrodes, such that one array of a slice stays small."""
+    step = max(1, CHUNK // max(n_times, 1))
+    for first in range(0, n_electrodes, step):
+        yield slice(first, min(first + step, n_electrodes))
+
+
+def centre(values: np.ndarray, used: np.ndarray, folds: ArrayLike | None) -> np.ndarray:
+    """Return deviations from each fold's mean over `used` samples, and 0 elsewhere.
+
+    A signal that is constant up to rounding gets deviations of exactly 0.
+    """
+    codes = (
+        np.zeros(len(values), int) if folds is None else np.unique(folds, return_inverse=True)[1]
+    )
+    members = membership(codes)
+    values = np.where(used, values, 0.0)
+    means = (members @ values) / np.maximum(members @ used.astype(float), 1.0)
+    deviations = np.where(used, values - means[codes], 0.0)
+    constant = (deviations**2).sum(0) <= CONSTANT**2 * (values**2).sum(0)
+    return np.where(constant, 0.0, deviations)
+
+
+def membership(codes: np.ndarray) -> sparse.csr_array:
+    """Return the matrix, shape (n_groups, n_times), that sums samples of codes 0, 1, ...
+
+    Samples with a negative code belong to no group.
+    """
+    of_group = np.flatnonzero(codes >= 0)
+    shape = (int(codes.max(initial=-1)) + 1, len(codes))
+    return sparse.csr_array((np.ones(len(of_group)), (codes[of_group], of_group)), shape=shape)
+
+
+def paired_deviations(
+    prediction: np.ndarray, response: np.ndarray, folds: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the deviations of both where both are finite (else 0), and where that is."""
+    used = np.isfinite(prediction) & np.isfinite(response)
+    x, y = (centre(values.astype(float), used, folds) for values in (prediction, response))
+    return x, y, used
+
+
+def group_stretches(
+    prediction: np.ndarray, response: np.ndarray, segments: ArrayLike, folds: ArrayLike | None
+) -> Iterator[tuple[np.ndarray, list[slice]]]:
+    """Yield electrodes (indices) with the same stretches, and those stretches.
+
+    A stretch is a run of samples of one segment and fold in which both signals are finite.
+    Electrodes differ in them when each has its own lag.
+    """
+    check_shapes(prediction, response, segments, folds)
+    used = np.isfinite(prediction) & np.isfinite(response)
+    patterns, group = np.unique(np.packbits(used, axis=0), axis=1, return_inverse=True)
+    for number in range(patterns.shape[1]):
+        members = np.flatnonzero(group.ravel() == number)
+        yield members, _list_stretches(used[:, members[0]], segments, folds)
+
+
+def _list_stretches(used: np.ndarray, segments: ArrayLike, folds: ArrayLike | None) -> list[slice]:
+    labels = np.stack([used, np.asarray(segments), np.zeros_like(used) if folds is None else folds])
+    starts = np.flatnonzero(np.append(True, (np.diff(labels, axis=1) != 0).any(axis=0)))
+    stops = np.append(starts[1:], len(used))
+    pairs = zip(starts.tolist(), stops.tolist(), strict=True)
+    return [slice(start, stop) for start, stop in pairs if used[start]]
+
+
+def _band_r(
+    prediction: np.ndarray,
+    response: np.ndarray,
+    stretches: list[slice],
+    band: tuple[float, float],
+    rate: float,
+) -> np.ndarray:
+    sos = butter(FILTER_ORDER, band, "bandpass", fs=rate, output="sos")
+    cycle = round(rate / band[0])
+    edge = max(cycle, round(2 * rate / (band[1] - band[0])))
+    kept: list[list[np.ndarray]] = [[np.empty((0, response.shape[1]))] for _ in range(2)]
+    for stretch in stretches:
+        if stretch.stop - stretch.start < 2 * edge + cycle:
+            continue
+        for pieces, signal in zip(kept, (prediction, response), strict=True):
+            part = signal[stretch] - signal[stretch].mean(axis=0)
+            pieces.append(sosfiltfilt(sos, part, axis=0, padlen=edge)[edge:-edge])
+    # A constant leaves only rounding behind a filter, which must not be correlated.
+    r = correlate(np.concatenate(kept[0]), np.concatenate(kept[1]))
+    return np.where(_varies(prediction, stretches) & _varies(response, stretches), r, np.nan)
+
+
+def _varies(signal: np.ndarray, stretches: list[slice]) -> np.ndarray:
+    varies = np.zeros(signal.shape[1], bool)
+    for stretch in stretches:
+        part = signal[stretch]
+        varies |= centre(part, np.ones(part.shape, bool), None).any(axis=0)
+    return varies
+
+
+def _coherence(
+    prediction: np.ndarray,
+    response: np.ndarray,
+    stretches: list[slice],
+    band: tuple[float, float],
+    rate: float,
+) -> tuple[np.ndarray, float]:
+    length = round(WINDOW_CYCLES / band[0] * rate)
+    frequencies = np.fft.rfftfreq(length, 1 / rate)
+    rounding = 1e-6 * rate / length
+    in_band = (frequencies >= band[0] - rounding) & (frequencies < band[1] - rounding)
+    taper = get_window("hann", length)[:, None]
+    n_windows, n_electrodes = 0, response.shape[1]
+    xx, yy = np.zeros((2, in_band.sum(), n_electrodes))
+    xy = np.zeros((in_band.sum(), n_electrodes), complex)
+    for stretch in stretches:
+        for start in range(stretch.start, stretch.stop - length + 1, length // 2):
+            window = slice(start, start + length)
+            x, y = (
+                np.fft.rfft(taper * (signal[window] - signal[window].mean(axis=0)), axis=0)[in_band]
+                for signal in (prediction, response)
+            )
+            xx, yy, xy = xx + abs(x) ** 2, yy + abs(y) ** 2, xy + x.conj() * y
+            n_windows += 1
+    varies = _varies(prediction, stretches) & _varies(response, stretches)
+    if n_windows < 2:  # the coherence of one window is 1, whatever it holds
+        return np.full(n_electrodes, np.nan), np.nan
+    with np.errstate(invalid="ignore", divide="ignore"):
+        coherence = (abs(xy) ** 2 / (xx * yy)).mean(axis=0)
+    independent = n_windows / (1 + 2 * OVERLAP_CORRELATION * (1 - 1 / n_windows))
+    return np.where(varies, coherence, np.nan), min(1.0, 1 / independent)
