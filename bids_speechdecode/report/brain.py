@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -50,17 +51,54 @@ FREE_STYLE: Any = STYLE | {"figure.constrained_layout.use": False}  # nilearn pl
 _REASON_MARKS = ((VERMILION, "X"), (ORANGE, "^"), (PURPLE, "s"), (GREEN, "D"), (SKY, "v"))
 
 
-# ------------------------------------------------------------------- the one colour scale
+# ---------------------------------------------------------------------- fixed colour scales
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The fixed classes of colour of one measure.
+
+    Attributes
+    ----------
+    column : str
+        Of the tables that hold the measure.
+    label : str
+        What it is, with its unit, as it stands under the colour bar.
+    bounds : tuple of float
+        Between the classes.
+    colors : tuple of str
+        One per class, from below the lowest bound to above the highest.
+    is_signed : bool
+        Whether the numbers carry a sign.
+    """
+
+    column: str
+    label: str
+    bounds: tuple[float, ...]
+    colors: tuple[str, ...]
+    is_signed: bool = True
+
+    def classes(self, values: Any) -> np.ndarray:
+        """Return the class of each value, from 0; NaN where there is none."""
+        values = np.asarray(values, dtype=float)
+        return np.where(np.isnan(values), np.nan, np.digitize(values, self.bounds).astype(float))
+
+    def hex(self, values: Any) -> list[str]:
+        """Return the colour of each value; grey where there is none."""
+        return [GREY if np.isnan(k) else self.colors[int(k)] for k in self.classes(values)]
+
+
+# Purple to orange (ColorBrewer's PuOr, 11 classes) differ for all colour-blind readers. The ends
+# of PuOr are nearly black, which would hide the outline of a contact.
+DIVERGING = tuple(
+    to_hex(c) for c in matplotlib.colormaps["PuOr_r"](np.linspace(0.06, 0.94, len(BOUNDS) + 1))
+)
+CONTRIBUTION = Scale("contribution", UNIT, BOUNDS, DIVERGING)
 
 
 def contribution_colors() -> list[str]:
-    """Return one colour per class, from below the lowest bound to above the highest.
-
-    Purple to orange (ColorBrewer's PuOr, 11 classes) differ for all colour-blind readers.
-    """
-    # The ends of PuOr are nearly black, which would hide the outline of a contact.
-    shades = matplotlib.colormaps["PuOr_r"](np.linspace(0.06, 0.94, len(BOUNDS) + 1))
-    return [to_hex(shade) for shade in shades]
+    """Return one colour per class, from below the lowest bound to above the highest."""
+    return list(CONTRIBUTION.colors)
 
 
 def contribution_class(values: Any) -> np.ndarray:
@@ -71,14 +109,12 @@ def contribution_class(values: Any) -> np.ndarray:
     >>> contribution_class([-1, 0, 0.003, 1]).tolist()
     [0.0, 5.0, 6.0, 10.0]
     """
-    values = np.asarray(values, dtype=float)
-    return np.where(np.isnan(values), np.nan, np.digitize(values, BOUNDS).astype(float))
+    return CONTRIBUTION.classes(values)
 
 
 def contribution_hex(values: Any) -> list[str]:
     """Return the colour of each contribution; grey where there is none."""
-    colors = contribution_colors()
-    return [GREY if np.isnan(k) else colors[int(k)] for k in contribution_class(values)]
+    return CONTRIBUTION.hex(values)
 
 
 def signed(value: float) -> str:
@@ -86,16 +122,19 @@ def signed(value: float) -> str:
     return f"{value:+g}".replace("-", MINUS)
 
 
-def add_scale(figure: Figure, place: tuple[float, float, float, float]) -> None:
-    """Add the colour bar of contributions, the same in all pictures."""
-    colors = contribution_colors()
+def add_scale(
+    figure: Figure, place: tuple[float, float, float, float], scale: Scale = CONTRIBUTION
+) -> None:
+    """Add the colour bar of a measure, the same in all pictures."""
+    colors, bounds = scale.colors, scale.bounds
     inner = ListedColormap(colors[1:-1]).with_extremes(under=colors[0], over=colors[-1])
-    mappable = ScalarMappable(BoundaryNorm(BOUNDS, len(BOUNDS) - 1), inner)
+    mappable = ScalarMappable(BoundaryNorm(bounds, len(bounds) - 1), inner)
     axes = figure.add_axes(place)
     bar = Colorbar(axes, mappable, orientation="horizontal", extend="both", extendfrac=0.08)
-    bar.set_ticks(list(BOUNDS), labels=[signed(bound) for bound in BOUNDS])
+    shown = signed if scale.is_signed else "{:g}".format
+    bar.set_ticks(list(bounds), labels=[shown(bound) for bound in bounds])
     bar.ax.tick_params(labelsize=6.5, length=2, pad=1.5)
-    bar.set_label(f"{UNIT}; the same classes in all pictures", fontsize=8, labelpad=2)
+    bar.set_label(f"{scale.label}; the same classes in all pictures", fontsize=8, labelpad=2)
 
 
 # ---------------------------------------------------------------------- contacts in a brain
@@ -125,7 +164,6 @@ def marker_area(n: int) -> float:
     return float(np.clip(3000 / max(n, 1), 9, 26))
 
 
-@matplotlib.rc_context(FREE_STYLE)
 def contribution_brain(contacts: pd.DataFrame) -> Figure:
     """Draw contacts on a glass brain, coloured by contribution.
 
@@ -135,20 +173,36 @@ def contribution_brain(contacts: pd.DataFrame) -> Figure:
         Columns x, y, z (mm, MNI152), contribution (loss of mean relative rank) and q; a contact
         without a contribution is grey.
     """
+    return measure_brain(contacts, CONTRIBUTION)
+
+
+@matplotlib.rc_context(FREE_STYLE)
+def measure_brain(contacts: pd.DataFrame, scale: Scale) -> Figure:
+    """Draw contacts on a glass brain, coloured by a measure.
+
+    Parameters
+    ----------
+    contacts : data frame
+        Columns x, y, z (mm, MNI152), that of the scale, and q; a contact without a value is grey.
+    scale : Scale
+        Which measure, and its colours.
+    """
     figure = Figure(figsize=(WIDTH, 2.7), dpi=DPI)
     display = _glass(figure, 0.26, 0.91)
-    for part, style in _contribution_marks(contacts):
-        colors, size = np.array(contribution_hex(part["contribution"])), style.pop("s")
+    for part, style in _measure_marks(contacts, scale):
+        colors, size = np.array(scale.hex(part[scale.column])), style.pop("s")
         display.add_markers(_positions(part), colors, size, **style)
-    add_scale(figure, (0.06, 0.15, 0.6, 0.045))
-    _add_q_legend(figure, contacts)
+    add_scale(figure, (0.06, 0.15, 0.6, 0.045), scale)
+    _add_q_legend(figure, contacts, scale)
     return figure
 
 
-def _contribution_marks(contacts: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
+def _measure_marks(
+    contacts: pd.DataFrame, scale: Scale
+) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
     """Yield the contacts that are not significant, then those that are, with their style."""
     # What matters most is drawn last, on top of what overlaps it in the projection.
-    order = np.argsort(contacts["contribution"].abs().fillna(-1).to_numpy(), kind="stable")
+    order = np.argsort(contacts[scale.column].abs().fillna(-1).to_numpy(), kind="stable")
     ordered = contacts.iloc[order]
     size = marker_area(len(contacts))
     for significant, edge, width, area in ((False, FAINT, 0.6, 1.0), (True, BLACK, 1.0, 1.5)):
@@ -158,24 +212,25 @@ def _contribution_marks(contacts: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, 
             yield part, style | {"s": size * area}
 
 
-def _add_q_legend(figure: Figure, contacts: pd.DataFrame) -> None:
+def _add_q_legend(figure: Figure, contacts: pd.DataFrame, scale: Scale) -> None:
     if contacts["q"].isna().all():  # the group's table has no tests of single electrodes
         figure.text(0.98, 0.13, f"{len(contacts)} electrodes", fontsize=8, ha="right")
         return
     n = int((contacts["q"] <= Q).sum())
+    face = scale.colors[-3]
     handles = [
-        Line2D([], [], **_dot(BLACK, 0.8, 6), label=f"q ≤ {Q:g} ({n} contacts)"),
-        Line2D([], [], **_dot(FAINT, 0.4, 4.5), label=f"q > {Q:g} ({len(contacts) - n})"),
+        Line2D([], [], **_dot(BLACK, 0.8, 6, face), label=f"q ≤ {Q:g} ({n} contacts)"),
+        Line2D([], [], **_dot(FAINT, 0.4, 4.5, face), label=f"q > {Q:g} ({len(contacts) - n})"),
     ]
     figure.legend(handles=handles, loc="lower right", bbox_to_anchor=(0.99, 0.02))
 
 
-def _dot(edge: str, width: float, size: float) -> dict[str, Any]:
+def _dot(edge: str, width: float, size: float, face: str) -> dict[str, Any]:
     return {
         "marker": "o",
         "linestyle": "none",
         "markersize": size,
-        "markerfacecolor": "#f1a340",
+        "markerfacecolor": face,
         "markeredgecolor": edge,
         "markeredgewidth": width,
     }
@@ -295,7 +350,6 @@ def native_selection(contacts: pd.DataFrame, space: str) -> Figure:
     return figure
 
 
-@matplotlib.rc_context(FREE_STYLE)
 def native_contributions(contacts: pd.DataFrame, space: str) -> Figure:
     """Draw contributions in a space that has no template brain, from three sides.
 
@@ -306,11 +360,27 @@ def native_contributions(contacts: pd.DataFrame, space: str) -> Figure:
     space : str
         Name of the coordinate system.
     """
+    return native_measure(contacts, space, CONTRIBUTION)
+
+
+@matplotlib.rc_context(FREE_STYLE)
+def native_measure(contacts: pd.DataFrame, space: str, scale: Scale) -> Figure:
+    """Draw a measure of contacts in a space that has no template brain, from three sides.
+
+    Parameters
+    ----------
+    contacts : data frame
+        Columns x, y, z (mm in `space`), that of the scale, and q.
+    space : str
+        Name of the coordinate system.
+    scale : Scale
+        Which measure, and its colours.
+    """
     figure = Figure(figsize=(WIDTH, 3.4), dpi=DPI)
     panels = _native_axes(figure, space, 0.34)
     for axes, (across, up, _) in zip(panels, NATIVE_VIEWS, strict=True):
-        for part, style in _contribution_marks(contacts):
-            axes.scatter(part[across], part[up], c=contribution_hex(part["contribution"]), **style)
-    add_scale(figure, (0.06, 0.12, 0.6, 0.036))
-    _add_q_legend(figure, contacts)
+        for part, style in _measure_marks(contacts, scale):
+            axes.scatter(part[across], part[up], c=scale.hex(part[scale.column]), **style)
+    add_scale(figure, (0.06, 0.12, 0.6, 0.036), scale)
+    _add_q_legend(figure, contacts, scale)
     return figure

@@ -19,14 +19,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bids_speechdecode.report.brain import (
-    BOUNDS,
+    CONTRIBUTION,
     DPI,
     FAINT,
     FREE_STYLE,
-    UNIT,
+    Scale,
     add_scale,
-    contribution_class,
-    contribution_colors,
 )
 from bids_speechdecode.report.figures import WIDTH
 
@@ -45,6 +43,8 @@ class GroupMap:
     name: str  # effect, coverage or n
     surface: tuple[np.ndarray, np.ndarray] | None = None  # two of shape (10242,)
     volume: Path | None = None
+    scale: Scale | None = None  # fixed classes of colour of another measure
+    title: str = ""  # where the name does not say what it is
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,19 @@ class _Shade:
     cmap: Any
     low: float
     high: float
+    scale: Scale | None = None
 
     def of(self, values: np.ndarray) -> np.ndarray:
-        """Return what is drawn: the class of an effect from 1 up, any other value as it is."""
-        return contribution_class(values) + 1 if self.title == "Effect" else values
+        """Return what is drawn: the class of a measure from 1 up, any other value as it is."""
+        return self.scale.classes(values) + 1 if self.scale else values
 
 
-def _shade(name: str, highest: float) -> _Shade:
-    if name == "effect":
-        return _Shade("Effect", ListedColormap(contribution_colors()), 0.5, len(BOUNDS) + 1.5)
+def _shade(group_map: GroupMap, highest: float) -> _Shade:
+    name = group_map.name
+    scale = CONTRIBUTION if name == "effect" else group_map.scale
+    if scale:
+        title, colors = group_map.title or name.capitalize(), ListedColormap(scale.colors)
+        return _Shade(title, colors, 0.5, len(scale.colors) + 0.5, scale)
     if name == "n":  # a whole number: one colour each
         n = max(round(highest), 1)
         colors = matplotlib.colormaps["YlGnBu"](np.linspace(0.15, 1, n))
@@ -72,8 +76,8 @@ def _shade(name: str, highest: float) -> _Shade:
 
 
 def _add_map_scale(figure: Figure, shade: _Shade, place: tuple[float, ...], label: str) -> None:
-    if shade.title == "Effect":
-        add_scale(figure, (place[0], place[1], place[2], place[3]))
+    if shade.scale:
+        add_scale(figure, (place[0], place[1], place[2], place[3]), shade.scale)
         return
     axes = figure.add_axes((place[0], place[1], place[2], place[3]))
     mappable = ScalarMappable(Normalize(shade.low, shade.high), shade.cmap)
@@ -86,7 +90,6 @@ def _add_map_scale(figure: Figure, shade: _Shade, place: tuple[float, ...], labe
 
 
 MAP_UNITS = {
-    "effect": UNIT,
     "coverage": "Coverage (electrodes of all participants, weighted by distance)",
     "n": "Participants with electrodes near",
 }
@@ -117,7 +120,7 @@ def surface_maps(maps: Sequence[GroupMap]) -> Figure:
     for row, group_map in enumerate(maps):
         assert group_map.surface is not None
         bottom = (height - TOP - row_height * (row + 1)) / height
-        shade = _shade(group_map.name, float(np.nanmax(np.r_[0, *group_map.surface])))
+        shade = _shade(group_map, float(np.nanmax(np.r_[0, *group_map.surface])))
         for column, (side, view) in enumerate(_SURFACE_VIEWS):
             place = (column / 4, bottom + 0.36 / height, 0.25, 1.5 / height)
             axes: Any = figure.add_axes(place, projection="3d")
@@ -182,7 +185,7 @@ def _volume(group_map: GroupMap) -> tuple[_Shade, Any]:
     assert group_map.volume is not None
     loaded: Any = nibabel.load(group_map.volume)
     values = np.asarray(loaded.dataobj, dtype=float)
-    shade = _shade(group_map.name, float(np.nanmax(np.r_[0, values.ravel()])))
+    shade = _shade(group_map, float(np.nanmax(np.r_[0, values.ravel()])))
     drawn = np.nan_to_num(shade.of(values)).astype(np.float32)  # nilearn knows no NaN
     return shade, nibabel.Nifti1Image(drawn, loaded.affine)
 
