@@ -1,0 +1,350 @@
+"""Choice of penalties in inner folds and prediction of outer folds, at a given lag per electrode.
+
+Which inner fold of which outer fold a set of training blocks belongs to does not matter to its
+Gram matrix: with 4 blocks there are 12 inner fits but 6 decompositions.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from bids_speechdecode.encoding.folds import Folds
+from bids_speechdecode.encoding.grams import (
+    Features,
+    Responses,
+    pool_features,
+    pool_responses,
+    sum_features,
+    sum_of,
+    sum_responses,
+)
+from bids_speechdecode.encoding.penalties import HeldOut, chunks, decompose
+from bids_speechdecode.errors import DataError
+
+Advance = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Data on the device, and the sums of the features over each block.
+
+    Attributes
+    ----------
+    x : Tensor, shape (n, p)
+    y : Tensor, shape (n, T)
+        Zero where it was NaN.
+    broken : Tensor of bool, shape (T,)
+        Electrodes that have NaN where they should have a response.
+    rows : list of arrays of int
+        Samples of the features used in each block.
+    features : list of Features
+        One per block.
+    alphas : Tensor of float64, shape (A,)
+    """
+
+    x: Tensor
+    y: Tensor
+    broken: Tensor
+    rows: list[np.ndarray]
+    features: list[Features]
+    alphas: Tensor
+
+    @classmethod
+    def prepare(
+        cls,
+        x: ArrayLike,
+        y: ArrayLike,
+        folds: Folds,
+        lags: np.ndarray,
+        alphas: ArrayLike,
+        device: str | torch.device,
+    ) -> Problem:
+        """Check the data, move them and sum the features.
+
+        Raises
+        ------
+        DataError
+            Shapes disagree, features are not finite, penalties not positive, folds too few or
+            too short.
+        """
+        rows = folds.list_rows(lags)
+        data = as_tensor(x, device), as_tensor(y, device)
+        penalties = torch.as_tensor(np.atleast_1d(np.asarray(alphas, dtype=float)))
+        _check(*data, folds, rows, penalties)
+        missing = ~data[1].isfinite()
+        valid = torch.as_tensor(folds.valid, device=data[1].device)
+        return cls(
+            data[0],
+            torch.where(missing, 0.0, data[1]),
+            missing[valid].any(0),
+            rows,
+            [sum_features(data[0][r]) for r in rows],
+            penalties.to(data[0].device),
+        )
+
+    @property
+    def n_folds(self) -> int:
+        """Number of blocks."""
+        return len(self.rows)
+
+    def centred(self, block: int) -> Tensor:
+        """Return the features of a block without their mean, shape (m, p)."""
+        return self.x[self.rows[block]] - self.features[block].mean
+
+    def responses_at(self, block: int, lag: Tensor) -> Tensor:
+        """Return the responses that follow the block's samples by `lag` (T,), shape (m, T)."""
+        rows = torch.as_tensor(self.rows[block], device=self.y.device)
+        if bool((lag == lag[0]).all()):
+            return self.y[rows + lag[0]]
+        out = self.y.new_empty(len(rows), len(lag))
+        for one in lag.unique():
+            some = (lag == one).nonzero()[:, 0]
+            out[:, some] = self.y[(rows + one)[:, None], some]
+        return out
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was chosen and predicted in each outer fold.
+
+    Attributes
+    ----------
+    alpha, scaling : Tensor, shape (n_folds, T)
+        Penalty and number of the scaling of the features; NaN and 0 where nothing was scored.
+    r, r2 : Tensor of float64, shape (n_folds, T)
+        Of held-out responses.
+    prediction : Tensor, shape (n, T)
+        At the time of the response; NaN where there is none.
+    weights : list of Tensors, shape (p, T)
+        One per outer fold, in units of the features as given.
+    """
+
+    alpha: Tensor
+    scaling: Tensor
+    r: Tensor
+    r2: Tensor
+    prediction: Tensor
+    weights: list[Tensor]
+
+
+def fit_nested(
+    problem: Problem,
+    lag: Tensor,
+    scalings: Tensor | None = None,
+    on_progress: Advance | None = None,
+) -> Fit:
+    """Choose penalty and scaling of each electrode in inner folds and predict the outer folds.
+
+    Parameters
+    ----------
+    problem : Problem
+    lag : Tensor of int, shape (n_folds, T), samples
+        At which each electrode is predicted in each outer fold.
+    scalings : Tensor, shape (R, p), optional
+        What the standardised features are multiplied with, each to be tried; one of ones if left
+        out. Bands of features with penalties of their own are bands with factors of their own.
+    """
+    scalings = torch.ones(1, problem.x.shape[1]) if scalings is None else scalings
+    scalings = scalings.to(problem.x)
+    advance = on_progress or (lambda share: None)
+    lag = lag.to(problem.y.device)
+    sums = _sum_blocks(problem, lag)
+    advance(0.3)
+    scores = _score_inner(problem, sums, scalings, lambda share: advance(0.5 * share))
+    best, chosen = scores.flatten(1, 2).nan_to_num(nan=-np.inf).max(1)  # (K, T)
+    n_alphas = len(problem.alphas)
+    alpha = problem.alphas[chosen % n_alphas].masked_fill(best.isinf(), torch.nan)
+    scaling = chosen // n_alphas
+    fits = []
+    for k in range(problem.n_folds):
+        fits.append(_fit_outer(problem, k, sums[k], scalings, scaling[k], alpha[k]))
+        advance(0.2 / problem.n_folds)
+    return _predict(problem, lag, alpha, scaling, fits)
+
+
+def _sum_blocks(problem: Problem, lag: Tensor) -> list[dict[int, Responses]]:
+    """Return for each outer fold the sums of its training blocks at its electrodes' lags."""
+    n_folds = problem.n_folds
+    sums: list[dict[int, Responses]] = [{} for _ in range(n_folds)]
+    for b in range(n_folds):
+        x = problem.centred(b)
+        others = [k for k in range(n_folds) if k != b]
+        for i, k in enumerate(others):
+            same = [j for j in others[:i] if torch.equal(lag[j], lag[k])]
+            if same:
+                sums[k][b] = sums[same[0]][b]
+            else:
+                sums[k][b] = sum_responses(x, problem.responses_at(b, lag[k]))
+    return sums
+
+
+def _score_inner(
+    problem: Problem, sums: list[dict[int, Responses]], scalings: Tensor, advance: Advance
+) -> Tensor:
+    """Return the mean correlation over inner folds, shape (n_folds, R, A, T)."""
+    n_folds, n_targets = problem.n_folds, problem.y.shape[1]
+    shape = n_folds, len(scalings), len(problem.alphas), n_targets
+    scores = torch.zeros(shape, dtype=torch.float64, device=problem.x.device)
+    pairs = list(itertools.combinations(range(n_folds), 2))
+    for a, b in pairs:
+        train = [k for k in range(n_folds) if k not in (a, b)]
+        for i, (scale, spectrum) in enumerate(_decompose(problem, train, scalings)):
+            for outer, inner in ((a, b), (b, a)):
+                held = _scaled(problem.features[inner], scale)
+                held_out = HeldOut(spectrum, held, problem.alphas)
+                scores[outer, i] += _correlate(problem, held_out, scale, sums[outer], train, inner)
+        advance(1 / len(pairs))
+    return scores / (n_folds - 1)
+
+
+def _correlate(
+    problem: Problem,
+    held_out: HeldOut,
+    scale: Tensor,
+    sums: dict[int, Responses],
+    train: Sequence[int],
+    inner: int,
+) -> Tensor:
+    features = [problem.features[k] for k in train]
+    parts = []
+    for some in chunks(len(scale), problem.y.shape[1]):
+        xy = pool_responses(features, [sums[k].columns(some) for k in train]).xy
+        held = sums[inner].columns(some)
+        parts.append(held_out.correlate(xy * scale[:, None], held.xy * scale[:, None], held.yy))
+    return torch.cat(parts, dim=1)
+
+
+def _decompose(problem: Problem, train: Sequence[int], scalings: Tensor):  # type: ignore[no-untyped-def]
+    """Yield scale and spectrum of the training features for each scaling."""
+    features = pool_features([problem.features[k] for k in train])
+    unit = standardise(features)
+    for scaling in scalings:
+        scale = unit * scaling
+        yield scale, decompose(_scaled(features, scale).xx)
+
+
+def _scaled(features: Features, scale: Tensor) -> Features:
+    return Features(features.n, features.mean * scale, features.xx * scale[:, None] * scale)
+
+
+def standardise(features: Features) -> Tensor:
+    """Return the factors, shape (p,), that give features a deviation of 1; 0 if they are constant.
+
+    What varies by less than a millionth of its mean is rounding.
+    """
+    deviation = (features.xx.diagonal() / features.n).sqrt()
+    varies = deviation > 1e-6 * features.mean.abs()
+    return torch.where(varies, 1 / deviation, 0.0)
+
+
+def _fit_outer(
+    problem: Problem,
+    k: int,
+    sums: dict[int, Responses],
+    scalings: Tensor,
+    scaling: Tensor,
+    alpha: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return weights (p, T), mean of the features (p,) and of the responses (T,)."""
+    train = [b for b in range(problem.n_folds) if b != k]
+    features = [problem.features[b] for b in train]
+    pooled = pool_responses(features, [sums[b] for b in train])
+    weights = torch.zeros_like(pooled.xy)
+    used = scaling.unique()
+    for i, (scale, spectrum) in zip(
+        used.tolist(), _decompose(problem, train, scalings[used]), strict=True
+    ):
+        some = (scaling == i).nonzero()[:, 0]
+        xy = pooled.xy[:, some] * scale[:, None]
+        weights[:, some] = spectrum.weights(xy, alpha[some]) * scale[:, None]
+    return weights, pool_features(features).mean, pooled.mean
+
+
+def _predict(
+    problem: Problem,
+    lag: Tensor,
+    alpha: Tensor,
+    scaling: Tensor,
+    fits: list[tuple[Tensor, Tensor, Tensor]],
+) -> Fit:
+    prediction = torch.full_like(problem.y, torch.nan)
+    r = torch.empty_like(alpha)
+    r2 = torch.empty_like(alpha)
+    for k, (weights, mean_x, mean_y) in enumerate(fits):
+        rows = torch.as_tensor(problem.rows[k], device=problem.x.device)
+        held = (problem.x[rows] - mean_x) @ weights + mean_y
+        r[k], r2[k] = score(problem.responses_at(k, lag[k]), held)
+        unknown = alpha[k].isnan() | problem.broken
+        r[k, unknown] = r2[k, unknown] = torch.nan
+        held[:, unknown] = torch.nan
+        _place(prediction, held, rows, lag[k])
+    alpha = alpha.masked_fill(problem.broken, torch.nan)
+    return Fit(alpha, scaling, r, r2, prediction, [weights for weights, _, _ in fits])
+
+
+def _place(prediction: Tensor, held: Tensor, rows: Tensor, lag: Tensor) -> None:
+    for one in lag.unique():
+        some = (lag == one).nonzero()[:, 0]
+        prediction[(rows + one)[:, None], some] = held[:, some]
+
+
+def score(y: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
+    """Return correlation and 1 - (squared error / squared deviation), (T,); NaN if y is constant.
+
+    Examples
+    --------
+    >>> y = torch.tensor([[0.0], [1.0], [2.0]])
+    >>> [round(float(s), 6) for s in score(y, 2 * y)]
+    [1.0, -1.5]
+    """
+    n = len(y)
+    error = ((y - prediction) ** 2).sum(0, dtype=torch.float64)
+    y = y - y.mean(0, dtype=torch.float64).to(y.dtype)
+    prediction = prediction - prediction.mean(0, dtype=torch.float64).to(y.dtype)
+    yy = (y * y).sum(0, dtype=torch.float64)
+    pp = (prediction * prediction).sum(0, dtype=torch.float64)
+    both = (y * prediction).sum(0, dtype=torch.float64)
+    # A constant is a constant, also where rounding leaves some dust of it.
+    r = torch.where((yy > 0) & (pp > 1e-12 * n * yy / n), both / (yy * pp).sqrt(), torch.nan)
+    return r, torch.where(yy > 0, 1 - error / yy, torch.nan)
+
+
+def as_tensor(values: ArrayLike, device: str | torch.device) -> Tensor:
+    """Return float32 on the device."""
+    if isinstance(values, Tensor):
+        return values.to(device=device, dtype=torch.float32)
+    return torch.as_tensor(np.asarray(values, dtype=np.float32), device=device)
+
+
+def _check(x: Tensor, y: Tensor, folds: Folds, rows: list[np.ndarray], alphas: Tensor) -> None:
+    n = len(folds.block)
+    if x.ndim != 2 or y.ndim != 2 or len(x) != n or len(y) != n:
+        raise DataError(
+            "Features, responses and folds must have the same samples.",
+            expected=f"two arrays with {n} rows",
+            found=f"shapes {tuple(x.shape)} and {tuple(y.shape)}",
+        )
+    if folds.n_folds < 3:
+        raise DataError(
+            "Inner folds need at least three blocks.",
+            expected="at least 3 folds",
+            found=str(folds.n_folds),
+            fix="Set n_folds to 3 or more.",
+        )
+    if not bool((alphas > 0).all()) or not bool(alphas.isfinite().all()):
+        raise DataError("Penalties must be positive numbers.", found=str(alphas.tolist()))
+    bad = int((~x[np.concatenate(rows)].isfinite()).any(1).sum())
+    if bad:
+        raise DataError(
+            "The features are not finite where they are used.",
+            expected="finite features at every valid sample",
+            found=f"{bad} samples with NaN or infinity",
+            fix="Mark these samples as not valid, or repair the features.",
+        )
