@@ -16,7 +16,13 @@ import torch
 import transformers
 from torch import nn
 
-from bids_speechdecode.audio.model_files import WITHOUT_WEIGHTS, find_model, fingerprint_folder
+from bids_speechdecode.audio.adapters import (
+    ModelFiles,
+    find_model_files,
+    fingerprint_files,
+    merge_adapters,
+)
+from bids_speechdecode.audio.model_files import WITHOUT_WEIGHTS
 from bids_speechdecode.config import TargetConfig
 from bids_speechdecode.errors import DataError, MissingInputError, UsageError
 
@@ -103,6 +109,7 @@ def load_speech_model(
     Parameters
     ----------
     settings : TargetConfig
+        ``model`` is a folder, an adapter's folder or a name on the hub.
         ``layer`` counts as transformers does in ``hidden_states``: 0 is the input of the
         first transformer layer, k the output of the k-th. For the last layer of models with
         a final layer norm, transformers 5 gives the output before that norm for wav2vec 2.0,
@@ -119,23 +126,23 @@ def load_speech_model(
     MissingInputError
         If the model is not on this machine and cannot be fetched.
     DataError
-        If there are no safetensors weights, or they do not fit the model.
+        If there are no safetensors weights, or they or an adapter do not fit the model.
     """
     device = torch.device(device)
     if settings.name == "mel":
         return MelSpectrogram(device)
     layers = (settings.layer,) if layers is None else tuple(layers)
-    folder = find_model(settings.model)
-    config = _read_config(folder, settings, layers)
-    extractor = _read_extractor(folder)
+    files = find_model_files(settings.model)
+    config = _read_config(files.folder, settings, layers)
+    extractor = _read_extractor(files.folder)
     name = f"{settings.name} layer {', '.join(map(str, layers))}"
     if settings.name == "whisper":
         if settings.chunk > WHISPER_SECONDS:
             found = f"chunk = {settings.chunk:g}"
             raise UsageError("Whisper takes at most 30 s at once", expected="<= 30", found=found)
-        encoder = _load_whisper_encoder(folder, config, max(layers))
+        encoder = _load_whisper_encoder(files, config, max(layers))
         return WhisperModel(encoder, extractor, name, layers, device, settings.half_precision)
-    model = _load_wave_model(folder, config, max(layers))
+    model = _load_wave_model(files, config, max(layers))
     return WaveModel(model, extractor.do_normalize, name, layers, device, settings.half_precision)
 
 
@@ -143,7 +150,7 @@ def model_fingerprint(settings: TargetConfig) -> str:
     """Return a text that changes when the model does, wherever its files lie."""
     if settings.name == "mel":
         return f"mel {MEL_BANDS} {MEL_N_FFT} {MEL_HOP} {MEL_OFFSET} v1"
-    return fingerprint_folder(find_model(settings.model))
+    return fingerprint_files(find_model_files(settings.model))
 
 
 class _Layered:
@@ -430,29 +437,41 @@ def _read_extractor(folder: Path) -> Any:
     return extractor
 
 
-def _load_wave_model(folder: Path, config: Any, layer: int) -> nn.Module:
-    """Return the model without the layers after `layer`, the adapter and the final norm."""
+def _load_wave_model(files: ModelFiles, config: Any, layer: int) -> nn.Module:
+    """Return the model without the layers after `layer`, the final adapter layers and norm."""
     config.num_hidden_layers = layer
     config.add_adapter = False
     # What is random in training beyond dropout: a tuned model hears all of the sound.
     config.layerdrop, config.apply_spec_augment = 0.0, False
-    model: Any = _load_weights(folder, config)
+    model: Any = _load_weights(files.folder, config)
+    _merge(model, files)
     if config.do_stable_layer_norm:
         # There the norm follows the last layer; in the other variant it precedes the first.
         model.encoder.layer_norm = nn.Identity()
     return model
 
 
-def _load_whisper_encoder(folder: Path, config: Any, layer: int) -> nn.Module:
+def _load_whisper_encoder(files: ModelFiles, config: Any, layer: int) -> nn.Module:
     """Return the encoder without the layers after `layer`."""
     is_last = layer == config.encoder_layers
     config.encoder_layers = layer
     config.decoder_layers = 0
     config.encoder_layerdrop = 0.0
-    encoder: Any = _load_weights(folder, config).encoder
+    encoder: Any = _load_weights(files.folder, config).encoder
+    _merge(encoder, files)
     if not is_last:
         encoder.layer_norm = nn.Identity()
     return encoder
+
+
+def _merge(module: nn.Module, files: ModelFiles) -> None:
+    """Merge the adapters into what was loaded of the model."""
+    if files.adapters:
+        config = transformers.AutoConfig.from_pretrained(files.folder, local_files_only=True)
+        with torch.device("meta"):  # names and shapes of all layers, without numbers
+            whole: Any = transformers.AutoModel.from_config(config)
+        whole = whole.encoder if config.model_type == "whisper" else whole
+        merge_adapters(module, whole, files.adapters)
 
 
 def _load_weights(folder: Path, config: Any) -> Any:
