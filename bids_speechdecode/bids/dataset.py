@@ -219,9 +219,16 @@ def _is_simulated(description: Mapping[str, Any]) -> bool:
 
 
 def select_participants(
-    dataset: Dataset, wanted: Sequence[str] = (), excluded: Sequence[str] = ()
+    dataset: Dataset,
+    wanted: Sequence[str] = (),
+    excluded: Sequence[str] = (),
+    *,
+    datatype: str = "ieeg",
 ) -> tuple[str, ...]:
-    """Return labels to process; all by default, the prefix ``sub-`` is optional.
+    """Return labels to process; the prefix ``sub-`` is optional.
+
+    By default all who have data of `datatype`; where nobody has, all, so that what is missing is
+    told of each.
 
     Raises
     ------
@@ -238,7 +245,10 @@ def select_participants(
                 fix=did_you_mean(_bare(label, "sub"), dataset.participants)
                 or "give labels of the list, with or without the prefix sub-",
             )
-    chosen = {_bare(label, "sub") for label in wanted} or set(dataset.participants)
+    chosen = {_bare(label, "sub") for label in wanted} or {
+        label for label in dataset.participants if _has(dataset, label, datatype)
+    }
+    chosen = chosen or set(dataset.participants)
     left = sorted(chosen - {_bare(label, "sub") for label in excluded})
     if not left:
         raise NothingSelectedError(
@@ -249,6 +259,11 @@ def select_participants(
             fix="name fewer in --exclude-participant-label",
         )
     return tuple(left)
+
+
+def _has(dataset: Dataset, participant: str, datatype: str) -> bool:
+    folder = dataset.root / f"sub-{participant}"
+    return any(True for pattern in (datatype, f"ses-*/{datatype}") for _ in folder.glob(pattern))
 
 
 def _bare(label: str, key: str) -> str:

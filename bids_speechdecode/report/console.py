@@ -59,3 +59,23 @@ def _control_lines(rows: list[dict[Hashable, Any]]) -> list[str]:
 def _number(value: float) -> str:
     """Return three decimals, or n/a where there is no number."""
     return "n/a" if pd.isna(value) else f"{value:.3f}"
+
+
+def format_encoding(table: pd.DataFrame, title: str) -> str:
+    """Return how well each speech model predicts the electrodes as an aligned text table.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of a ``desc-encoding_scores.tsv``.
+    title : str
+        First line.
+    """
+    lines = [title, f"  {'speech model':<36}{'band':<11}{'mean r':>7}{'best r':>8}  q <= 0.05"]
+    for (model, layer, band), rows in table.groupby(["model", "layer", "band"], sort=False):
+        found, n = int((rows["q"] <= 0.05).sum()), int(rows["r"].notna().sum())
+        lines.append(
+            f"  {f'{model}, layer {layer}':<36}{band:<11}{_number(rows['r'].mean()):>7}"
+            f"{_number(rows['r'].max()):>8}  {found} of {n} electrodes"
+        )
+    return "\n".join(lines)

@@ -20,11 +20,12 @@ from bids_speechdecode.audio.speech_models import (
     model_fingerprint,
 )
 from bids_speechdecode.audio.waveform import fit_length, read_audio, resample
+from bids_speechdecode.bids.alignment import Segment
 from bids_speechdecode.bids.derivatives import signature, write_array, write_sidecar
 from bids_speechdecode.errors import DataError
 from bids_speechdecode.signals.readers import SignalReader, open_signal
 from bids_speechdecode.steps.context import Context, source_fingerprint
-from bids_speechdecode.steps.plan import Piece
+from bids_speechdecode.steps.plan import Piece, PlannedRecording
 from bids_speechdecode.timeline import Interval, sample_at
 
 VERSION = 1
@@ -161,13 +162,20 @@ def _compute_one(
 def audio_reader(context: Context, pieces: Sequence[Piece]) -> Callable[[float, float], np.ndarray]:
     """Return a function (start, stop in seconds of the audio) -> mono sound at 16 kHz."""
     planned, segment = context.plan[pieces[0].recording], context.plan.segment(pieces[0])
+    # The scale is a statistic of the sound: held-out sound must not take part in it.
+    training = [p.audio for p in pieces if p.split == "train"] or [p.audio for p in pieces]
+    return segment_reader(planned, segment, training)
+
+
+def segment_reader(
+    planned: PlannedRecording, segment: Segment, scaled_on: Sequence[Interval]
+) -> Callable[[float, float], np.ndarray]:
+    """Return the reader of a segment's sound; a channel is scaled by its peak in intervals."""
     if segment.source.path is not None:
         return partial(_read_file, segment.source.path)
     reader = open_signal(planned.recording.path, planned.recording.format)
     pick = reader.channel_names.index(str(segment.source.channel))
-    # The scale is a statistic of the sound: held-out sound must not take part in it.
-    training = [p.audio for p in pieces if p.split == "train"] or [p.audio for p in pieces]
-    return partial(_read_channel, reader, pick, _channel_peak(reader, pick, training))
+    return partial(_read_channel, reader, pick, _channel_peak(reader, pick, scaled_on))
 
 
 def _read_file(path: Path, start: float, stop: float) -> np.ndarray:

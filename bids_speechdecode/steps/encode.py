@@ -1,0 +1,426 @@
+"""Step ``encode``: features of speech models -> how well they predict every electrode.
+
+One ridge per model and layer predicts all electrodes in all bands; every table is about held-out
+time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bids_speechdecode.bids.derivatives import signature, write_sidecar, write_tsv
+from bids_speechdecode.config import EncodingConfig
+from bids_speechdecode.encoding.banded import fit_banded_ridge
+from bids_speechdecode.encoding.folds import Folds, contiguous_folds
+from bids_speechdecode.encoding.nulls import circular_shift_p, false_discovery_rate
+from bids_speechdecode.encoding.ridge import LaggedRidge, fit_lagged_ridge, stack_delays
+    noise_ceiling,
+)
+from bids_speechdecode.encoding.scores import correlate, noise_ceiling, r2
+from bids_speechdecode.errors import DataError
+from bids_speechdecode.steps.context import Context
+from bids_speechdecode.steps.encode_tables import (
+    Fit,
+    Heard,
+    contrast_tables,
+    lag_table,
+    modulation_table,
+    score_table,
+)
+from bids_speechdecode.steps.frames import (
+    feature_file,
+    layers_of,
+    load_features,
+    load_nuisance,
+    nuisance_file,
+)
+from bids_speechdecode.steps.responses import load_responses, responses_signature
+from bids_speechdecode.steps.sounds import Sound
+from bids_speechdecode.steps.speech_model_names import NamedModel
+from bids_speechdecode.timeline import sample_at
+
+VERSION = 1
+SUFFIX = "scores"
+DESCRIPTIONS = {
+    "encoding": "how well each electrode is predicted from held-out sound",
+    "encodingLags": "the same at every lag",
+    "encodingModulations": "the same in bands of modulation",
+    "encodingContrasts": "speech models compared, all electrodes of the participant together",
+    "encodingElectrodeContrasts": "speech models compared at each electrode",
+}
+COLUMNS = {
+    "model": "Speech model",
+    "layer": "Layer of the speech model; 0 is the input of its transformer",
+    "band": "Band of the signal that is predicted",
+    "name": "Channel",
+    "type": "Type of channel",
+    "group": "Shaft, grid or strip",
+    "x": "Position (mm)",
+    "y": "Position (mm)",
+    "z": "Position (mm)",
+    "space": "Space of the position",
+    "label": "Label of the atlas",
+    "hemisphere": "L or R",
+    "distance": "Distance to the nearest label (mm)",
+    "r": "Held-out correlation of prediction and response, means removed within folds",
+    "r2": "Held-out share of the variance that is explained, means removed within folds",
+    "p": "p of r, from circular shifts of the response",
+    "q": "False discovery rate of p over electrodes",
+    "lag": "Lag at which the response follows the sound (s), median over folds",
+    "alpha": "Penalty, geometric mean over folds",
+    "noise_ceiling": "Highest r that any model of the sound can expect",
+    "unique_r2": "Held-out r2 of model and nuisance together minus that of the nuisance alone",
+    "nuisance_r2": "Held-out r2 of the nuisance features alone",
+    "joint_r2": "Held-out r2 of model and nuisance together",
+    "n_samples": "Samples of the responses that were predicted",
+    "low": "Lower edge of the band of modulation (Hz)",
+    "high": "Upper edge of the band of modulation (Hz)",
+    "coherence": "Magnitude-squared coherence of prediction and response in that band",
+    "reference": "Speech model that the other is compared with",
+    "modulation": "Band of modulation (Hz), or broadband",
+    "electrodes": "all, or responsive: q <= 0.05 with either model",
+    "n_electrodes": "Number of electrodes",
+    "difference": "r with the model minus r with the reference",
+    "ci_low": "Confidence interval of the difference",
+    "ci_high": "Confidence interval of the difference",
+    "simulated": "Whether the data are simulated",
+}
+
+
+@dataclass(frozen=True)
+class Responses:
+    """What all electrodes did while the sounds were heard.
+
+    Attributes
+    ----------
+    values : array of float32, shape (n_times, n_bands * n_electrodes)
+        Mean over repeats, band after band; NaN where an electrode has no response at all.
+    stretch : array of int, shape (n_times,)
+        The sound of each sample.
+    valid : array of bool, shape (n_times,)
+    ceiling : array, shape (n_bands * n_electrodes,)
+        NaN where no sound was heard twice.
+    n_hearings : int
+        The largest number of times that a sound was heard.
+    """
+
+    values: np.ndarray
+    stretch: np.ndarray
+    valid: np.ndarray
+    ceiling: np.ndarray
+    n_hearings: int
+
+
+def encode(
+    context: Context,
+    models: Sequence[NamedModel],
+    sounds: Sequence[Sound],
+    electrodes: pd.DataFrame,
+    notes: Sequence[str] = (),
+) -> None:
+    """Fit the ridges and write the participant's tables.
+
+    Parameters
+    ----------
+    context : Context
+    models : sequence of NamedModel
+        The first one is what the others are compared with.
+    sounds : sequence of Sound
+    electrodes : DataFrame
+        The channels to predict with their positions, as `steps.select.foresee` chose them.
+    notes : sequence of str
+        About the participant, for the sidecar.
+
+    Raises
+    ------
+    DataError
+        Too little sound for the folds, or no response at all.
+    """
+    path = context.summary_file("encoding", SUFFIX, ".tsv")
+    key = _signature(context, models, sounds, electrodes)
+    if context.out.is_current(path, key):
+        context.progress.skip("encode", f"sub-{context.participant}", "current")
+        return
+    responses = gather_responses(context, sounds, list(electrodes["name"]))
+    folds = _folds(context.config.encoding, responses)
+    fits = list(_fit_all(context, models, sounds, responses, folds))
+    heard = Heard(
+        electrodes,
+        context.config.encoding.bands,
+        responses.values,
+        responses.ceiling,
+        responses.stretch,
+        fold_of_samples(folds),
+        context.config.encoding.rate,
+    )
+    tables = _make_tables(context, fits, heard)
+    for desc, table in reversed(tables.items()):  # the sidecar of the first says 'complete'
+        file = context.summary_file(desc, SUFFIX, ".tsv")
+        write_tsv(file, table.assign(simulated=context.plan.simulated))
+        about = _about(context, models, responses, folds, notes) if file == path else {}
+        write_sidecar(
+            file,
+            step="encode",
+            signature=key,
+            Description=DESCRIPTIONS[desc],
+            **about,
+            **{n: {"Description": COLUMNS[n]} for n in [*table.columns, "simulated"]},
+            Simulated=context.plan.simulated,
+        )
+
+
+def _make_tables(context: Context, fits: Sequence[Fit], heard: Heard) -> dict[str, pd.DataFrame]:
+    modulations = modulation_table(fits, heard)
+    rng = np.random.default_rng([context.config.run.seed, 12])
+    overall, single = contrast_tables(fits, heard, modulations, context.config.evaluation, rng)
+    return {
+        "encoding": score_table(fits, heard),
+        "encodingLags": lag_table(fits, heard),
+        "encodingModulations": modulations,
+        "encodingContrasts": overall,
+        "encodingElectrodeContrasts": single,
+    }
+
+
+def _signature(
+    context: Context,
+    models: Sequence[NamedModel],
+    sounds: Sequence[Sound],
+    electrodes: pd.DataFrame,
+) -> str:
+    settings = {
+        **asdict(context.config.encoding),
+        "seed": context.config.run.seed,
+        "block": context.config.evaluation.block,
+        "n_bootstrap": context.config.evaluation.n_bootstrap,
+        "confidence": context.config.evaluation.confidence,
+        "electrodes": electrodes.fillna("n/a").round(4).to_dict("list"),
+        "labels": [asdict(m) | {"target": m.fingerprint} for m in models],
+    }
+    inputs = responses_signature(context, sounds)
+    for sound in sounds:
+        inputs += [
+            feature_file(context, sound, m, layer)[1]
+            for m in models
+            for layer in layers_of(context, m)
+        ]
+        if context.config.encoding.nuisance:
+            inputs.append(nuisance_file(context, sound)[1])
+    return signature("encode", VERSION, settings, inputs)
+
+
+def gather_responses(
+    context: Context, sounds: Sequence[Sound], channels: Sequence[str]
+) -> Responses:
+    """Return the responses to all sounds, one after the other.
+
+    A sound that was heard repeatedly gives the mean of its repeats, and the noise ceiling. The
+    first `context` seconds of a sound are left out: its features have no full context there.
+    """
+    settings = context.config.encoding
+    values, ceilings, stretch, late = [], [], [], []
+    for index, sound in enumerate(sounds):
+        bands = [load_responses(context, sound, channels, band) for band in settings.bands]
+        heard = np.concatenate(bands, axis=2)
+        with np.errstate(invalid="ignore"):
+            values.append(_mean_over_hearings(heard))
+        ceilings.append(_ceiling(heard))
+        stretch.append(np.full(heard.shape[1], index))
+        late.append(np.arange(heard.shape[1]) / settings.rate >= settings.context)
+    y, is_late = np.concatenate(values), np.concatenate(late)
+    # An electrode without any response is scored as such and costs the others nothing.
+    alive = np.isfinite(y[is_late]).any(axis=0)
+    valid = is_late & np.isfinite(y[:, alive]).all(axis=1)
+    if not alive.any() or not valid.any():
+        raise DataError(
+            f"sub-{context.participant} has no usable response to any sound",
+            expected="stretches in which all electrodes have a signal while the sound is heard",
+            found=f"{int(alive.sum())} of {y.shape[1]} electrodes and bands with a signal, "
+            f"{int(valid.sum())} samples in which all of them have one",
+            fix="mark channels that one recording lacks as bad, or leave it out with --run-label",
+        )
+    known = np.array([c for c in ceilings if c is not None])
+    ceiling = np.nanmean(known, axis=0) if len(known) else np.full(y.shape[1], np.nan)
+    n_hearings = max(len(s.hearings) for s in sounds) if len(known) else 1
+    return Responses(y, np.concatenate(stretch), valid, ceiling, n_hearings)
+
+
+def _mean_over_hearings(heard: np.ndarray) -> np.ndarray:
+    """Return the mean of the repeats that there are, NaN where there is none."""
+    count = np.isfinite(heard).sum(axis=0)
+    return np.asarray(np.nansum(heard, axis=0) / np.where(count > 0, count, np.nan), np.float32)
+
+
+def _ceiling(heard: np.ndarray) -> np.ndarray | None:
+    """Return the noise ceiling of the mean of the repeats; None where none was heard twice."""
+    common = np.isfinite(heard).any(axis=2).all(axis=0)
+    if len(heard) < 2 or not common.any():
+        return None
+    return noise_ceiling(heard, n_averaged=len(heard))
+
+
+def _folds(settings: EncodingConfig, responses: Responses) -> Folds:
+    embargo = sample_at(settings.context + settings.max_lag, settings.rate)
+    return contiguous_folds(responses.stretch, responses.valid, settings.n_folds, embargo)
+
+
+def alphas_of(settings: EncodingConfig) -> np.ndarray:
+    """Return the penalties, evenly spaced in their logarithm."""
+    return np.geomspace(settings.lowest_alpha, settings.highest_alpha, settings.alphas)
+
+
+def lags_of(settings: EncodingConfig) -> np.ndarray:
+    """Return the lags in samples; one where all delays enter together."""
+    if settings.lags == "delays":
+        return np.zeros(1, int)
+    reach = sample_at(settings.max_lag, settings.rate)
+    return np.arange(-reach, reach + 1)
+
+
+def _fit_all(
+    context: Context,
+    models: Sequence[NamedModel],
+    sounds: Sequence[Sound],
+    responses: Responses,
+    folds: Folds,
+) -> Iterator[Fit]:
+    settings = context.config.encoding
+    nuisance = load_nuisance(context, sounds) if settings.nuisance else None
+    for model in models:
+        for layer in layers_of(context, model):
+            x = load_features(context, sounds, model, layer)
+            label = f"sub-{context.participant} {model.label} layer {layer}"
+            with context.progress.task("encode", label, 1.0) as advance:
+                if settings.lags == "delays":
+                    x = stack_delays(x, settings.delays, responses.stretch)
+                ridge = fit_lagged_ridge(
+                    x,
+                    responses.values,
+                    folds,
+                    lags=lags_of(settings),
+                    alphas=alphas_of(settings),
+                    device=context.device,
+                )
+                advance(0.5)
+                yield _judge(context, model, layer, x, nuisance, ridge, responses, folds)
+                advance(0.5)
+
+
+def _judge(
+    context: Context,
+    model: NamedModel,
+    layer: int,
+    x: np.ndarray,
+    nuisance: np.ndarray | None,
+    ridge: LaggedRidge,
+    responses: Responses,
+    folds: Folds,
+) -> Fit:
+    """Return the fit with its p-values and what it explains beyond the nuisance."""
+    settings = context.config.encoding
+    fold = fold_of_samples(folds)
+    pair = ridge.prediction, responses.values
+    p = circular_shift_p(
+        *pair,
+        responses.stretch,
+        settings.rate,
+        n_permutations=settings.n_permutations,
+        rng=np.random.default_rng([context.config.run.seed, 11]),
+        folds=fold,
+    )
+    unique, alone, joint = _beyond_nuisance(context, x, nuisance, ridge, responses, folds)
+    n_electrodes = len(p) // len(settings.bands)
+    q = np.concatenate([false_discovery_rate(part) for part in p.reshape(-1, n_electrodes)])
+    return Fit(
+        model.label,
+        layer,
+        ridge,
+        correlate(*pair, fold),
+        r2(*pair, fold),
+        p,
+        q,
+        unique,
+        alone,
+        joint,
+    )
+
+
+def _beyond_nuisance(
+    context: Context,
+    x: np.ndarray,
+    nuisance: np.ndarray | None,
+    ridge: LaggedRidge,
+    responses: Responses,
+    folds: Folds,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what the model explains beyond the nuisance, the nuisance alone, and both (r2)."""
+    if nuisance is None:
+        return tuple(np.full((3, len(ridge.r)), np.nan))
+    found = fit_banded_ridge(
+        x,
+        nuisance,
+        responses.values,
+        folds,
+        lag=ridge.lag,
+        alphas=alphas_of(context.config.encoding),
+        device=context.device,
+    )
+    return found.unique_model, found.r2_nuisance, found.r2_joint
+
+
+def fold_of_samples(folds: Folds) -> np.ndarray:
+    """Return the fold that each sample belongs to, samples of an embargo to the nearest one."""
+    block = np.asarray(folds.block)
+    known = np.flatnonzero(block >= 0)
+    nearest = np.searchsorted(known, np.arange(len(block)))
+    left, right = known[np.maximum(nearest - 1, 0)], known[np.minimum(nearest, len(known) - 1)]
+    here = np.arange(len(block))
+    return np.asarray(block[np.where(here - left <= right - here, left, right)])
+
+
+def _about(
+    context: Context,
+    models: Sequence[NamedModel],
+    responses: Responses,
+    folds: Folds,
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    settings = context.config.encoding
+    repeated = responses.n_hearings > 1
+    return {
+        "Models": [
+            {
+                "Label": m.label,
+                "Kind": m.kind,
+                "Control": m.control or "n/a",
+                "Seed": m.seed,
+                "Amount": m.amount,
+                "Name": m.target.name,
+            }
+            for m in models
+        ],
+        "Reference": models[0].label,
+        "NSamples": int(responses.valid.sum()),
+        "NFolds": folds.n_folds,
+        "Embargo": folds.embargo / settings.rate,
+        "Duration": float(responses.valid.sum() / settings.rate),
+        "NoiseCeiling": (
+            f"from sounds that were heard up to {responses.n_hearings} times"
+            if repeated
+            else "none: no sound was heard twice"
+        ),
+        "Lags": (lags_of(settings) / settings.rate).round(6).tolist(),
+        "Alphas": alphas_of(settings).tolist(),
+        "Context": settings.context,
+        "Token": settings.token,
+        "Rate": settings.rate,
+        "Bands": list(settings.bands),
+        "Nuisance": list(settings.nuisance),
+        "iEEGReference": settings.reference,
+        "Notes": list(notes),
+    }

@@ -1,0 +1,128 @@
+"""The analysis ``encoding`` of one participant, step by step."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import pandas as pd
+
+from bids_speechdecode.bids.derivatives import read_table
+from bids_speechdecode.config import Config, Request
+from bids_speechdecode.errors import DataError, UsageError
+from bids_speechdecode.report.console import format_encoding
+from bids_speechdecode.steps.context import Context
+from bids_speechdecode.steps.encode import SUFFIX, encode
+from bids_speechdecode.steps.frames import make_features
+from bids_speechdecode.steps.plan import PlannedRecording
+from bids_speechdecode.steps.report import report_participant
+from bids_speechdecode.steps.responses import make_responses
+from bids_speechdecode.steps.select import foresee
+from bids_speechdecode.steps.sounds import list_sounds
+from bids_speechdecode.steps.speech_model_names import name_models, require_models
+
+log = logging.getLogger(__name__)
+
+
+def prepare_config(config: Config, analysis: str) -> Config:
+    """Return the settings as an analysis reads them: encoding needs no pretraining recordings.
+
+    Raises
+    ------
+    UsageError
+        A setting that this analysis has no use for.
+    """
+    if analysis != "encoding":
+        return config
+    if "responsive" in config.selection.rules:
+        raise UsageError(
+            "--select responsive is of decoding: an encoding model tests each electrode itself",
+            found=" ".join(config.selection.rules),
+            fix="leave it out; the tables have p and q of every electrode",
+        )
+    return replace(
+        config,
+        inputs=replace(config.inputs, pretrain_task="none"),
+        preprocess=replace(config.preprocess, reference=config.encoding.reference),
+    )
+
+
+def run_encoding(request: Request, context: Context, command: str, log_dir: Path | None) -> None:
+    """Run the steps that are asked for.
+
+    Raises
+    ------
+    SpeechDecodeError
+        When nothing usable is left, or a step fails.
+    """
+    for label, error in context.plan.errors:
+        log.warning("%s is left out: %s", label, error.problem.splitlines()[0])
+    if set(request.steps) != {"report"}:
+        context = _make_everything(request, context)
+    if "report" in request.steps:
+        report_participant(context, command, log_dir)
+        click.echo(show_encoding(context))
+
+
+def _make_everything(request: Request, context: Context) -> Context:
+    models = name_models(context.config, context.out.root)
+    require_models(models)
+    if "responses" in request.steps:
+        context = _respond(request, context)
+    sounds = list_sounds(context.plan)
+    if "features" in request.steps:
+        make_features(context, models, sounds)
+    if "encode" in request.steps:
+        located, chosen = foresee(context.plan, context.config)
+        kept = chosen[chosen["kept"].astype(bool)].reset_index(drop=True)
+        notes = [
+            *located.notes,
+            *(f"{what} is left out: {why}" for what, why in _left_out(context)),
+        ]
+        encode(context, models, sounds, _as_electrodes(kept), notes)
+    return context
+
+
+def _respond(request: Request, context: Context) -> Context:
+    """Make the responses; return the context without recordings whose samples cannot be used.
+
+    Raises
+    ------
+    DataError
+        No recording is left, or one fails under ``--stop-on-first-crash``.
+    """
+    usable: list[PlannedRecording] = []
+    errors: list[tuple[str, DataError]] = []
+    for planned in context.plan.recordings:
+        try:
+            make_responses(context, planned)
+            usable.append(planned)
+        except DataError as error:
+            if request.stop_on_first_crash:
+                raise
+            log.warning("%s is left out: %s", planned.label, error.problem.splitlines()[0])
+            errors.append((planned.label, error))
+    if not usable:
+        raise errors[0][1]
+    left_out = (*context.plan.left_out, *((label, str(error)) for label, error in errors))
+    return replace(context, plan=replace(context.plan, recordings=tuple(usable), left_out=left_out))
+
+
+def _left_out(context: Context) -> tuple[tuple[str, str], ...]:
+    return tuple((what, why) for what, why in context.plan.left_out if "is not used" not in why)
+
+
+def _as_electrodes(chosen: pd.DataFrame) -> pd.DataFrame:
+    columns = ["name", "type", "group", "x", "y", "z", "space", "label", "hemisphere", "distance"]
+    return chosen[columns]
+
+
+def show_encoding(context: Context) -> str:
+    """Return how well every model predicts as a text table, empty where there is none yet."""
+    path = context.summary_file("encoding", SUFFIX, ".tsv")
+    if not path.exists():
+        return ""
+    simulated = " (simulated data)" if context.plan.simulated else ""
+    return format_encoding(read_table(path), f"sub-{context.participant}{simulated}")

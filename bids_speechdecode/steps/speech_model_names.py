@@ -1,0 +1,162 @@
+"""What people call a speech model -> which one is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bids_speechdecode.audio.model_files import find_model
+from bids_speechdecode.audio.speech_models import model_fingerprint
+from bids_speechdecode.config import DEFAULT_MODELS, Config, TargetConfig
+from bids_speechdecode.errors import DataError, MissingInputError, UsageError, did_you_mean
+
+UNTUNED, TUNED, MEL = "untuned", "tuned", "mel"
+FOLDER = "speechmodels"  # of tuned models, in the output
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A speech model of an encoding analysis.
+
+    Attributes
+    ----------
+    label : str
+        What tables and reports call it.
+    target : TargetConfig
+        How it is loaded; its layer is the default one.
+    kind : str
+        "untuned", "tuned", "control" or "other".
+    control : str
+        Which control; empty for none.
+    seed : int
+    amount : float
+        Share of the fMRI data that it was tuned on.
+    """
+
+    label: str
+    target: TargetConfig
+    kind: str = "other"
+    control: str = ""
+    seed: int = 0
+    amount: float = 1.0
+
+    @property
+    def word(self) -> str:
+        """The label as it may stand in the name of a file."""
+        return re.sub(r"[^A-Za-z0-9]", "", self.label) or "model"
+
+    @property
+    def fingerprint(self) -> str:
+        """What changes when the model does."""
+        return model_fingerprint(self.target)
+
+
+def name_models(config: Config, out: Path) -> tuple[NamedModel, ...]:
+    """Return the models of an encoding analysis; the others are compared with the first.
+
+    Parameters
+    ----------
+    config : Config
+        ``encoding.models`` are "untuned", "tuned" (all that were tuned in this output), labels of
+        tuned models, "mel", folders or hub names.
+    out : path
+        The output, with tuned models in ``speechmodels/``.
+
+    Raises
+    ------
+    UsageError
+        Tuned models of different base models.
+    MissingInputError
+        There is no such tuned model.
+    """
+    there = sorted(p.parent.name for p in (out / FOLDER).glob("*/adapter_config.json"))
+    names: list[str] = []
+    for name in config.encoding.models:
+        if name == TUNED and not there:
+            raise _nothing_tuned(out)
+        names += there if name == TUNED else [name]
+    tuned = [_read_tuned(out / FOLDER / n, config) for n in dict.fromkeys(names) if n in there]
+    base = _common_base(tuned, config)
+    known = {model.label: model for model in tuned}
+    return tuple(
+        known[n] if n in known else _name_other(n, base, config, there)
+        for n in dict.fromkeys(names)
+    )
+
+
+def _name_other(name: str, base: TargetConfig, config: Config, there: Sequence[str]) -> NamedModel:
+    if name == UNTUNED:
+        return NamedModel(UNTUNED, base, UNTUNED)
+    if name == MEL:
+        model, layer = DEFAULT_MODELS[MEL]
+        return NamedModel(MEL, replace(config.target, name="mel", model=model, layer=layer))
+    close = did_you_mean(name, [UNTUNED, TUNED, MEL, *there])
+    if "/" not in name and not Path(name).exists():
+        raise MissingInputError(
+            f"there is no speech model {name!r}",
+            expected="untuned, tuned, mel, the label of a tuned model, a folder, or owner/name",
+            found=f"tuned models in this output: {', '.join(there) or 'none'}",
+            fix=close or "tune it with --analysis fmri-tuning, or correct --speech-model",
+        )
+    return NamedModel(Path(name).name, replace(config.target, model=name))
+
+
+def _read_tuned(folder: Path, config: Config) -> NamedModel:
+    about = json.loads((folder / "tuning.json").read_text(encoding="utf-8"))
+    try:
+        target = replace(config.target, name=about["Target"], layer=int(about["Layer"]))
+        control = about["Control"] or ""
+        return NamedModel(
+            folder.name,
+            replace(target, model=str(folder)),
+            "control" if control else "tuned",
+            control,
+            int(about["Seed"]),
+            float(about["Amount"]),
+        )
+    except KeyError as error:
+        raise DataError(
+            "the sidecar of a tuned model is incomplete",
+            expected=f"the key {error}",
+            where=folder / "tuning.json",
+            fix="tune it again with --analysis fmri-tuning",
+        ) from error
+
+
+def _common_base(tuned: Sequence[NamedModel], config: Config) -> TargetConfig:
+    """Return the model that all were tuned from; the settings' own where none was."""
+    bases = {}
+    for model in tuned:
+        settings = json.loads(Path(model.target.model, "adapter_config.json").read_text("utf-8"))
+        base = settings["base_model_name_or_path"]
+        beside = Path(model.target.model, base)
+        bases[str(beside.resolve()) if beside.is_dir() else base] = model.target
+    if len(bases) > 1:
+        raise UsageError(
+            "the tuned models come from different speech models",
+            expected="one base model, with which all are compared",
+            found=", ".join(bases),
+            fix="name models of one base with --speech-model",
+        )
+    for base, target in bases.items():
+        return replace(target, model=base)
+    return config.target
+
+
+def _nothing_tuned(out: Path) -> MissingInputError:
+    return MissingInputError(
+        "there is no tuned model in this output",
+        expected=f"{FOLDER}/<label>/adapter_config.json",
+        where=out,
+        fix="run --analysis fmri-tuning with the same OUTPUT_DIR first, or leave 'tuned' out",
+    )
+
+
+def require_models(models: Sequence[NamedModel]) -> None:
+    """Raise if a model is not on this machine: better before hours of work than after."""
+    for model in models:
+        if model.target.name != MEL:
+            find_model(model.target.model)
