@@ -19,8 +19,6 @@ from bids_speechdecode.encoding.banded import fit_banded_ridge
 from bids_speechdecode.encoding.folds import Folds, contiguous_folds
 from bids_speechdecode.encoding.nulls import circular_shift_p, false_discovery_rate
 from bids_speechdecode.encoding.ridge import LaggedRidge, fit_lagged_ridge, stack_delays
-    noise_ceiling,
-)
 from bids_speechdecode.encoding.scores import correlate, noise_ceiling, r2
 from bids_speechdecode.errors import DataError
 from bids_speechdecode.steps.context import Context
