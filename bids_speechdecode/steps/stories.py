@@ -1,0 +1,240 @@
+"""Functional runs -> stories: who heard what, which stories are held out, BOLD that is clean."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from bids_speechdecode.bids.bold import BoldRun
+from bids_speechdecode.bids.bold_images import ImageFiles, Voxels, read_confounds, read_images
+from bids_speechdecode.bids.derivatives import fingerprint
+from bids_speechdecode.bids.hearings import Hearing, group_by_story, list_hearings
+from bids_speechdecode.config import FmriConfig
+from bids_speechdecode.encoding.bold import clean_bold
+from bids_speechdecode.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PlannedStory:
+    """One sound, and the volumes of all who heard it at the same times.
+
+    Attributes
+    ----------
+    name : str
+        File name of the audio; numbered from the second on where one audio was heard by some at
+        other times of the TR.
+    hearings : tuple of Hearing
+        A participant has several where the sound was heard repeatedly.
+    """
+
+    name: str
+    hearings: tuple[Hearing, ...]
+
+    @property
+    def audio(self) -> Path:
+        """The sound file."""
+        path = self.hearings[0].source.path
+        assert path is not None, "functional runs have no audio channels"
+        return path
+
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds of the audio at which the volumes were taken, shape (n_volumes,)."""
+        return self.hearings[0].times
+
+    @property
+    def participants(self) -> tuple[str, ...]:
+        """Who heard it."""
+        return tuple(sorted({hearing.run.participant for hearing in self.hearings}))
+
+    def identity(self) -> list[object]:
+        """Return what of it decides a result, apart from the content of the images."""
+        return [
+            self.name,
+            fingerprint(self.audio),
+            [(h.run.label, h.first, h.times.round(4).tolist()) for h in self.hearings],
+        ]
+
+
+@dataclass(frozen=True)
+class StorySplit:
+    """Which stories are trained on, which choose the epoch, and which are only tested on."""
+
+    train: tuple[PlannedStory, ...]
+    validation: tuple[PlannedStory, ...]
+    test: tuple[PlannedStory, ...]
+
+    @property
+    def all(self) -> tuple[PlannedStory, ...]:
+        """All stories."""
+        return (*self.train, *self.validation, *self.test)
+
+
+def plan_stories(
+    runs: Iterable[BoldRun], stimuli_dir: Path, settings: FmriConfig
+) -> list[PlannedStory]:
+    """Return the stories of functional runs, by name.
+
+    Raises
+    ------
+    DataError, MissingInputError
+        As `list_hearings`; and if a story has no more volumes than the longest delay.
+    """
+    hearings = [hearing for run in runs for hearing in list_hearings(run, stimuli_dir)]
+    for note in (note for hearing in hearings for note in hearing.notes):
+        log.warning("%s", note)
+    stories = []
+    groups = group_by_story(hearings)
+    for _, same_audio in groupby(groups, key=lambda group: group[0].source.path):
+        for number, group in enumerate(same_audio, start=1):
+            name = group[0].source.name + (f" ({number})" if number > 1 else "")
+            stories.append(PlannedStory(name, group))
+    for story in stories:
+        _require_volumes(story, settings)
+    return sorted(stories, key=lambda story: story.name)
+
+
+def _require_volumes(story: PlannedStory, settings: FmriConfig) -> None:
+    if len(story.times) > max(settings.delays):
+        return
+    raise DataError(
+        "A story is too short for the delays of the BOLD response.",
+        expected=f"more than {max(settings.delays)} volumes",
+        found=f"{len(story.times)} volumes while {story.name} was heard",
+        where=story.hearings[0].run.images[0],
+        fix="choose shorter delays in [fmri], or leave the run out",
+    )
+
+
+def split_stories(stories: Sequence[PlannedStory], settings: FmriConfig, seed: int) -> StorySplit:
+    """Return stories for training, validation and test, drawn before anything is fitted.
+
+    Audio files are drawn, not runs, so that nothing of a held-out sound is trained on. Where
+    enough of them were heard by all participants, the held-out ones are drawn from those, so
+    that everybody has a held-out score.
+
+    Parameters
+    ----------
+    stories : sequence of PlannedStory
+    settings : FmriConfig
+    seed : int
+        The same stories and the same seed give the same split.
+
+    Raises
+    ------
+    DataError
+        If no story is left to train on, or somebody has none there.
+    """
+    held_out = settings.n_validation + settings.n_test
+    names = sorted({str(story.audio) for story in stories})
+    if len(names) <= held_out:
+        raise _too_few(stories, names, settings)
+    everybody = {p for story in stories for p in story.participants}
+    common = [n for n in names if _listeners(stories, n) == everybody]
+    candidates = common if len(common) > held_out else names
+    drawn = np.random.default_rng([seed, 7]).permutation(candidates)[:held_out].tolist()
+    test, validation = drawn[: settings.n_test], drawn[settings.n_test :]
+    split = StorySplit(
+        tuple(s for s in stories if str(s.audio) not in drawn),
+        tuple(s for s in stories if str(s.audio) in validation),
+        tuple(s for s in stories if str(s.audio) in test),
+    )
+    trained = {p for story in split.train for p in story.participants}
+    if trained != everybody:
+        raise _too_few(stories, names, settings, sorted(everybody - trained))
+    return split
+
+
+def _listeners(stories: Iterable[PlannedStory], audio: str) -> set[str]:
+    return {p for story in stories if str(story.audio) == audio for p in story.participants}
+
+
+def _too_few(
+    stories: Sequence[PlannedStory],
+    names: Sequence[str],
+    settings: FmriConfig,
+    without: Sequence[str] = (),
+) -> DataError:
+    needed = settings.n_validation + settings.n_test + 1
+    of_whom = f" (none to train on for {', '.join(without)})" if without else ""
+    return DataError(
+        "There are too few stories to train, to choose the epoch and to test.",
+        expected=f"at least {needed}: {settings.n_validation} for validation, "
+        f"{settings.n_test} for the test, the others to train on",
+        found=f"{len(names)}{of_whom}: " + ", ".join(story.name for story in stories),
+        where=stories[0].hearings[0].run.events.root if stories else "",
+        fix="add stories, or lower n_validation and n_test in [fmri]; one long story can be cut "
+        "into files that are named one after the other in events.tsv",
+    )
+
+
+# -------------------------------------------------------------------------------- BOLD
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A participant's clean BOLD of every story.
+
+    Attributes
+    ----------
+    bold : dict
+        Name of a story to its BOLD, float32, shape (n_volumes, n_voxels), z-scored.
+    confounds : tuple of str
+        Columns that were removed.
+    """
+
+    participant: str
+    voxels: Voxels
+    bold: dict[str, np.ndarray]
+    confounds: tuple[str, ...]
+
+
+def load_listener(
+    participant: str, stories: Sequence[PlannedStory], settings: FmriConfig
+) -> Listener:
+    """Read and clean what a participant's BOLD was during each story.
+
+    Each run is cut to the story, its confounds and drifts are removed, and it is z-scored;
+    runs in which one participant heard the same are then averaged. Voxels that are constant in
+    any run are left out of all.
+
+    Raises
+    ------
+    DataError
+        As `read_images`, `read_confounds` and `clean_bold`.
+    """
+    heard = [(s.name, h) for s in stories for h in s.hearings if h.run.participant == participant]
+    runs = [ImageFiles(h.run.images, h.run.mask, h.first, len(h.times)) for _, h in heard]
+    first = heard[0][1].run
+    arrays, voxels = read_images(runs, first.kind, first.space)
+    constant = np.zeros(len(voxels.index), dtype=bool)
+    names: tuple[str, ...] = ()
+    for k, (_, hearing) in enumerate(heard):
+        run = hearing.run
+        values, columns = read_confounds(run.confounds, settings.confounds, run.n_volumes)
+        names = tuple(dict.fromkeys([*names, *columns]))
+        part = values[hearing.first : hearing.first + len(hearing.times)]
+        arrays[k], flat = clean_bold(arrays[k], part if columns else None, run.tr)
+        constant |= flat
+    clean = [array[:, ~constant] if constant.any() else array for array in arrays]
+    grouped: dict[str, list[np.ndarray]] = {}
+    for (name, _), array in zip(heard, clean, strict=True):
+        grouped.setdefault(name, []).append(array)
+    bold = {name: _average(repeats) for name, repeats in grouped.items()}
+    return Listener(participant, voxels.keep(~constant), bold, names)
+
+
+def _average(repeats: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean of repeats, z-scored again; one run as it is."""
+    if len(repeats) == 1:
+        return repeats[0]
+    mean = np.mean(repeats, axis=0)
+    spread = mean.std(axis=0)
+    return (mean / np.where(spread > 0, spread, 1)).astype(np.float32)
