@@ -1,0 +1,665 @@
+"""Recording -> envelopes of carrier bands, and the slow signal itself, at a low rate.
+
+One pass, at any length, makes all bands together:
+
+1. contacts are brought to a working rate that still holds the highest band;
+2. gaps are bridged, contacts re-referenced and Fourier-transformed in overlapping blocks;
+3. each band takes its part of the spectrum, times ``2 |H(f)|^2``: the analytic signal of a
+   Butterworth filter H run forwards and backwards. That part is narrow, so it is transformed
+   back at a fraction of the working rate;
+4. its magnitude, the envelope, goes through the same decimation as the preprocessed signal.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, signal
+from threadpoolctl import threadpool_limits
+
+from bids_speechdecode.errors import DataError
+from bids_speechdecode.signals.decimate import Decimator, Stage, as_fraction, block_length
+from bids_speechdecode.signals.filters import BlockFilter, MissingRuns, design_filter
+from bids_speechdecode.signals.montage import Montage
+from bids_speechdecode.signals.readers import SignalReader
+from bids_speechdecode.signals.rows import (
+    FloatArray,
+    ReadRows,
+    RowFile,
+    SlidingRows,
+    reach_over_ends,
+)
+from bids_speechdecode.timeline import Interval
+
+__all__ = ["BAND_EDGES", "SLOW", "Bands", "Edges", "band_envelopes"]
+
+Edges = tuple[float, float]
+
+BAND_EDGES: dict[str, Edges] = {
+    "theta": (4.0, 8.0),
+    "alpha": (8.0, 13.0),
+    "beta": (13.0, 30.0),
+    "gamma": (30.0, 70.0),
+}  # hertz
+SLOW = "slow"
+
+_ORDER = 4  # of the Butterworth filter, before it runs a second time backwards
+_FLOOR = 1e-4  # gain below which a band holds nothing
+_TAIL = 1e-5  # share of the impulse response that a block may leave out
+_RINGING = 0.1  # share of the impulse response that may reach over a gap
+_OVERSAMPLING = 8.0  # envelope samples per cycle of a width: a magnitude has kinks near zero
+_WORKING_RATE = 3.0  # times the highest frequency at the gain _FLOOR, at least
+_BLOCK_LENGTH = 6  # times the half length of the longest filter
+_MIN_BLOCK = 1 << 13
+_NOTCH_WIDTH = 2.0  # hertz between the half-amplitude points
+_ROUNDING = 1e-6  # of float32: a range this small relative to the level is no signal
+_GROUP = 16  # outputs that the decimation makes together
+
+
+@dataclass(frozen=True)
+class Bands:
+    """What was made, and what was found on the way. One entry per output channel.
+
+    Attributes
+    ----------
+    n_times : int
+        Samples of every output; sample k lies at ``k / rate`` seconds of the recording.
+    rate : float
+        Hertz.
+    flat, nan : tuple of str
+        Unusable channels, all zero in the outputs: one of their contacts never moved (or both of
+        a pair moved alike), or has no sample that is a number.
+    missing_fraction : array, shape (n_channels,)
+        Of all samples, those that are missing in any band. They are zero where they are missing.
+    gaps : tuple of Interval
+        Seconds in which all usable channels are missing, including the reach of the filters.
+    notches : tuple of float
+        Hertz; the harmonics of the power line that were taken out.
+    """
+
+    n_times: int
+    rate: float
+    flat: tuple[str, ...]
+    nan: tuple[str, ...]
+    missing_fraction: NDArray[np.float64]
+    gaps: tuple[Interval, ...]
+    notches: tuple[float, ...]
+
+
+def band_envelopes(
+    reader: SignalReader,
+    out_paths: Mapping[str, Path],
+    *,
+    montage: Montage,
+    edges: Mapping[str, Edges | None],
+    rate: float = 20.0,
+    line_frequency: float | None = None,
+    highpass: float = 0.05,
+    block: float | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> Bands:
+    """Write the envelope of each band of the recording and return what was found.
+
+    ``E(t) = |x(t) + i H[x](t)|``, H the Hilbert transform of the band-passed signal x, as
+    `scipy.signal.sosfiltfilt` and `scipy.signal.hilbert` on the whole recording would give it
+    (the difference is 0.05 % of its standard deviation, 0.5 % at most, beyond 2 s from the ends),
+    low-passed and resampled like the preprocessed signal. Being low-passed, it can dip below 0.
+
+    Parameters
+    ----------
+    reader : SignalReader
+        The recording, in volts.
+    out_paths : mapping of str to Path
+        The bands to make; each file gets raw float32, shape (n_times, n_channels), volts.
+        Overwritten.
+    montage : Montage
+        Which contacts, and what is made of them. Contacts that are flat or without any number
+        do not enter a common average: they are looked for first, which reads no further than the
+        moment at which every contact has moved, and the whole of those that never do.
+    edges : mapping of str to (float, float) or None
+        Half-power frequencies of the bands, in hertz (of each of the two runs of the filter);
+        None for the slow signal itself: high-passed at `highpass`, low-passed by the decimation,
+        which is the preprocessed signal before it is scaled.
+    rate : float
+        Of the outputs, in hertz.
+    line_frequency : float, optional
+        Of the power line, in hertz; it and its harmonics are taken out wherever a band holds
+        them.
+    highpass : float
+        Hertz, for the slow signal only; 0 for none.
+    block : float, optional
+        Seconds read at once; chosen for speed by default. The result does not depend on it.
+    on_progress : callable, optional
+        Called with the seconds of the recording that were newly read.
+
+    Raises
+    ------
+    DataError
+        Where the recording is damaged, slower than `rate`, or too slow for one of the bands.
+    CannotWriteError
+        Where an output cannot be written.
+
+    Notes
+    -----
+    The order of the filter is that of `scipy.signal.butter(4, edges, "bandpass")`.
+    """
+    _check(reader, {band: edges[band] for band in out_paths}, rate)
+    is_slow = [edges[band] is None for band in out_paths]
+    carriers = [limits for band in out_paths if (limits := edges[band]) is not None]
+    contacts = _find_unusable(reader, montage)
+    bank = _design_bank(reader.sampling_rate, carriers, rate, line_frequency)
+    taps, notches = design_filter(rate, highpass, line_frequency)
+    n_times = int(-(-reader.n_times // (as_fraction(reader.sampling_rate) / as_fraction(rate))))
+    with (
+        # The matrix products are small: more threads gain nothing and wait for each other.
+        threadpool_limits(1, user_api="blas"),
+        ExitStack() as files,
+    ):
+        sinks = []
+        for path, slow in zip(out_paths.values(), is_slow, strict=True):
+            out = files.enter_context(RowFile(len(montage.names), path=path, folder=path.parent))
+            low = files.enter_context(RowFile(len(montage.picks), folder=path.parent))
+            sinks.append(
+                _SlowFile(out, contacts, low, BlockFilter(taps))
+                if slow
+                else _EnvelopeFile(out, contacts)
+            )
+        streams = _open_streams(reader, contacts, bank, is_slow, rate, block, on_progress)
+        absent = _write(streams, sinks, contacts.dead, n_times)
+        moved = np.logical_or.reduce([sink.finish() for sink in sinks])
+    nan = contacts.outputs_of(contacts.nan) | (absent.n_missing == n_times)
+    flat = ~nan & (contacts.outputs_of(contacts.flat) | ~moved)
+    return Bands(
+        n_times=n_times,
+        rate=rate,
+        flat=_names(montage, flat),
+        nan=_names(montage, nan),
+        missing_fraction=absent.n_missing / n_times,
+        gaps=_runs_of(absent.everywhere, rate),
+        notches=tuple(sorted({*bank.notches, *(notches if any(is_slow) else ())})),
+    )
+
+
+# Contacts
+
+
+@dataclass(frozen=True)
+class _Contacts:
+    """Which contacts are of no use, shape (n_picks,), and what is made of the others."""
+
+    montage: Montage
+    flat: NDArray[np.bool_]
+    nan: NDArray[np.bool_]
+
+    @property
+    def dead(self) -> NDArray[np.bool_]:
+        """Outputs that cannot be made, shape (n_outputs,)."""
+        return self.outputs_of(self.flat | self.nan)
+
+    def weights(self) -> FloatArray | None:
+        """Return the matrix (n_picks, n_outputs) that makes outputs of contacts, or None."""
+        return self.montage.weights(~(self.flat | self.nan))
+
+    def outputs_of(self, contacts: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which outputs (..., n_outputs) have one of `contacts` (..., n_picks)."""
+        first = [members[0] for members in self.montage.members]
+        last = [members[-1] for members in self.montage.members]
+        return contacts[..., first] | contacts[..., last]
+
+
+def _find_unusable(reader: SignalReader, montage: Montage) -> _Contacts:
+    """Return which contacts never move, reading each until it does."""
+    smallest = np.full(len(montage.picks), np.inf, dtype=np.float32)
+    largest = -smallest
+    waiting = np.arange(len(montage.picks))
+    start = 0
+    while start < reader.n_times and len(waiting):
+        stop = min(start + _rows_per_read(len(waiting)), reader.n_times)
+        rows = _without_infinity(
+            reader.read(start, stop, [montage.picks[contact] for contact in waiting])
+        )
+        smallest[waiting] = np.fmin(smallest[waiting], np.fmin.reduce(rows, axis=0))
+        largest[waiting] = np.fmax(largest[waiting], np.fmax.reduce(rows, axis=0))
+        waiting = waiting[~_moved(smallest[waiting], largest[waiting])]
+        start = stop
+    nan = smallest > largest
+    return _Contacts(montage, ~nan & ~_moved(smallest, largest), nan)
+
+
+def _moved(smallest: FloatArray, largest: FloatArray) -> NDArray[np.bool_]:
+    level = np.maximum(np.abs(smallest), np.abs(largest))
+    with np.errstate(invalid="ignore"):
+        return largest - smallest > _ROUNDING * level
+
+
+def _without_infinity(rows: FloatArray) -> FloatArray:
+    finite = np.isfinite(rows)
+    return rows if finite.all() else np.where(finite, rows, np.float32(np.nan))
+
+
+def _rows_per_read(n_channels: int) -> int:
+    return block_length(1.0, 1.0, n_channels)
+
+
+# The filters
+
+
+@dataclass(frozen=True)
+class _Carrier:
+    """One band as a slice of the spectrum.
+
+    Attributes
+    ----------
+    step : int
+        Rows at the working rate per sample of the envelope.
+    first : int
+        Line of the spectrum at which the slice begins.
+    gain : array, shape (n_lines,)
+    guard : int
+        Rows on each side of a sample that must not be missing.
+    """
+
+    step: int
+    first: int
+    gain: FloatArray
+    guard: int
+
+    def envelope(self, spectrum: NDArray[np.complex64], n_fft: int) -> FloatArray:
+        """Return the envelope (n_channels, n_fft / step) of a block of `n_fft` rows."""
+        part = spectrum[:, self.first : self.first + len(self.gain)] * self.gain
+        # That the slice is moved to 0 Hz turns the phase and leaves the magnitude.
+        return np.abs(fft.ifft(part, n_fft // self.step, axis=1, overwrite_x=True))
+
+
+@dataclass(frozen=True)
+class _Bank:
+    """The filters of all bands, applied in blocks that overlap by `half` rows on each side."""
+
+    reduction: int = 1  # samples of the recording per row at the working rate
+    stage: Stage | None = None  # that makes these rows
+    n_fft: int = 0
+    half: int = 0
+    carriers: tuple[_Carrier, ...] = ()
+    notches: tuple[float, ...] = ()
+
+    @property
+    def hop(self) -> int:
+        """Rows that each block gives."""
+        return self.n_fft - 2 * self.half
+
+
+def _gain(
+    frequencies: NDArray[np.float64], edges: Edges, rate: float, notches: Sequence[float]
+) -> NDArray[np.float64]:
+    """Return the gain of filter, notches and analytic signal at positive `frequencies`."""
+    sos = signal.butter(_ORDER, edges, "bandpass", fs=rate, output="sos")
+    gain = 2 * np.abs(signal.sosfreqz(sos, frequencies, fs=rate)[1]) ** 2
+    for notch in notches:
+        # Flat at its bottom, for lines that wander by a tenth of a hertz; short in time.
+        gain *= 1 - 0.5 ** ((frequencies - notch) / (_NOTCH_WIDTH / 2)) ** 4
+    gain[frequencies == 0] = 0
+    return gain
+
+
+def _span(edges: Edges, rate: float) -> tuple[float, float]:
+    """Return the frequencies between which a band holds something."""
+    frequencies = np.linspace(0, rate / 2, 1 << 16)[1:-1]
+    inside = frequencies[_gain(frequencies, edges, rate, ()) > _FLOOR]
+    return float(inside[0]), float(inside[-1])
+
+
+def _reach(edges: Edges, rate: float, notches: Sequence[float]) -> tuple[float, float]:
+    """Return the seconds on each side outside which a filter has the shares _TAIL, _RINGING."""
+    longest = 200 / min(edges[0], edges[1] - edges[0], _NOTCH_WIDTH)  # long after it has faded
+    n = fft.next_fast_len(int(rate * longest), real=True)
+    gain = _gain(fft.rfftfreq(n, 1 / rate), edges, rate, notches)
+    weight = np.abs(fft.ifft(gain, n))
+    both = weight[: n // 2] + weight[: -(n // 2) - 1 : -1]
+    beyond = np.cumsum(both[::-1])[::-1] / both.sum()
+    return float(np.argmax(beyond < _TAIL)) / rate, float(np.argmax(beyond < _RINGING)) / rate
+
+
+def _design_bank(
+    sampling_rate: float, edges: Sequence[Edges], rate: float, line_frequency: float | None
+) -> _Bank:
+    if not edges:
+        return _Bank()
+    spans = [_span(limits, sampling_rate) for limits in edges]
+    top = max(rate, *(high for _, high in spans))
+    reduction = max(1, int(sampling_rate / (_WORKING_RATE * top)))
+    work = sampling_rate / reduction
+    n_harmonics = int(sampling_rate / 2 / line_frequency) if line_frequency else 0
+    lines = [number * (line_frequency or 0) for number in range(1, n_harmonics + 1)]
+    notches = tuple(f for f in lines if any(low < f < high for low, high in spans))
+    reaches = [_reach(limits, sampling_rate, notches) for limits in edges]
+    steps = [_step(work, max(_OVERSAMPLING * (high - low), 2 * rate)) for low, high in spans]
+    unit = max(steps)
+    half = -int(-max(half for half, _ in reaches) * work // unit) * unit
+    n_fft = fft.next_fast_len(max(_BLOCK_LENGTH * half, _MIN_BLOCK) // unit, real=True) * unit
+    carriers = []
+    for limits, span, step, (_, ringing) in zip(edges, spans, steps, reaches, strict=True):
+        gain = _gain(fft.rfftfreq(n_fft, 1 / work), limits, sampling_rate, notches)
+        n_lines = n_fft // step
+        first = max(0, int(sum(span) / 2 / work * n_fft) - n_lines // 2)
+        part = (gain[first : first + n_lines] / step).astype(np.float32)
+        carriers.append(_Carrier(step, first, part, max(step, int(ringing * work))))
+    stage = _reducing_stage(reduction, top / sampling_rate) if reduction > 1 else None
+    return _Bank(reduction, stage, n_fft, half, tuple(carriers), notches)
+
+
+def _step(rate: float, needed: float) -> int:
+    """Return the largest power of two by which `rate` can be divided to be above `needed`."""
+    return 1 << int(np.log2(max(rate / needed, 1)))
+
+
+def _reducing_stage(reduction: int, passed: float) -> Stage:
+    """Return the stage that keeps what lies below `passed` (cycles per sample) as it is."""
+    return Stage(Fraction(reduction), 0.5 / reduction, 1 / reduction - 2 * passed, group=8)
+
+
+# The streams
+
+
+class _Unzipped:
+    """Streams of rows that come into being together, each read at its own pace.
+
+    Parameters
+    ----------
+    blocks : iterator
+        Gives the next rows of every stream at once.
+    n_kept : sequence of int
+        For each stream, how far a `read` may begin before the end of one that came earlier.
+    """
+
+    def __init__(self, blocks: Iterator[Sequence[FloatArray]], n_kept: Sequence[int]) -> None:
+        self._blocks = blocks
+        self._n_kept = n_kept
+        self._parts: list[deque[tuple[int, FloatArray]]] = [deque() for _ in n_kept]
+
+    def reader(self, number: int) -> ReadRows:
+        """Return the `read` of one stream; what it returns must not be changed."""
+        return partial(self._read, number)
+
+    def _read(self, number: int, start: int, stop: int) -> FloatArray:
+        parts = self._parts[number]
+        while not parts or _end(parts[-1]) < stop:
+            self._advance()
+        chosen = [
+            rows[max(start - first, 0) : stop - first]
+            for first, rows in parts
+            if first < stop and first + len(rows) > start
+        ]
+        while len(parts) > 1 and _end(parts[0]) <= stop - self._n_kept[number]:
+            parts.popleft()
+        if not chosen:
+            return parts[0][1][:0]
+        return chosen[0] if len(chosen) == 1 else np.concatenate(chosen)
+
+    def _advance(self) -> None:
+        for parts, rows in zip(self._parts, next(self._blocks), strict=True):
+            parts.append((_end(parts[-1]) if parts else 0, rows))
+
+
+def _end(part: tuple[int, FloatArray]) -> int:
+    return part[0] + len(part[1])
+
+
+def _open_streams(
+    reader: SignalReader,
+    contacts: _Contacts,
+    bank: _Bank,
+    is_slow: Sequence[bool],
+    rate: float,
+    block: float | None,
+    on_progress: Callable[[float], None] | None,
+) -> list[Iterator[FloatArray]]:
+    """Return for each band the outputs at `rate`, in blocks of equal length.
+
+    They are envelopes of output channels or, where `is_slow`, contacts. The bands advance
+    together, so that what one has read need not wait long for the others.
+    """
+    work = reader.sampling_rate / bank.reduction
+    n_rows = -(-reader.n_times // bank.reduction)
+    length = max(1, int(block * work)) if block else _rows_per_read(len(contacts.nan))
+    rows = _contact_blocks(reader, contacts, bank, n_rows, length, on_progress)
+    n_copies = sum(is_slow) + bool(bank.carriers)
+    n_kept = max(bank.half + 2, _history(work, rate))
+    copies = _Unzipped(((part,) * n_copies for part in rows), [n_kept] * n_copies)
+    reads = [(copies.reader(number), 1) for number in range(n_copies)]
+    envelopes = []
+    if bank.carriers:
+        read, _ = reads.pop()
+        steps = [carrier.step for carrier in bank.carriers]
+        together = _Unzipped(
+            _envelope_blocks(read, n_rows, bank, contacts),
+            [_history(work / step, rate) for step in steps],
+        )
+        envelopes = [(together.reader(number), step) for number, step in enumerate(steps)]
+    n_block = max(_GROUP, int((bank.hop or length) / work * rate) // _GROUP * _GROUP)
+    streams = []
+    for slow in is_slow:
+        read, step = reads.pop() if slow else envelopes.pop(0)
+        streams.append(Decimator(work / step, rate).stream(read, -(-n_rows // step), n_block))
+    return streams
+
+
+def _history(rate_in: float, rate_out: float) -> int:
+    """Return how many rows the decimation reads again where it reflects the ends."""
+    return int((Decimator(rate_in, rate_out).margin + 2 * _GROUP / rate_out) * rate_in) + 64
+
+
+def _contact_blocks(
+    reader: SignalReader,
+    contacts: _Contacts,
+    bank: _Bank,
+    n_rows: int,
+    length: int,
+    on_progress: Callable[[float], None] | None,
+) -> Iterator[FloatArray]:
+    """Yield the contacts at the working rate, NaN where they are missing."""
+    picks = contacts.montage.picks
+    chosen = None if list(picks) == list(range(len(reader.channel_names))) else picks
+
+    def read(start: int, stop: int) -> FloatArray:
+        return reader.read(start, stop, chosen)
+
+    source = SlidingRows(reach_over_ends(read, reader.n_times))
+    for start in range(0, n_rows, length):
+        stop = min(start + length, n_rows)
+        if bank.stage is None:
+            rows = read(start, stop)
+        else:
+            rows = bank.stage.apply(source(*bank.stage.rows_needed(start, stop)), start, stop)
+        if on_progress:
+            on_progress((stop - start) / n_rows * reader.duration)
+        yield _without_infinity(rows)
+
+
+def _envelope_blocks(
+    read: ReadRows, n_rows: int, bank: _Bank, contacts: _Contacts
+) -> Iterator[list[FloatArray]]:
+    """Yield the envelopes (n_times, n_outputs) of all bands, NaN where they are missing."""
+    weights = contacts.weights()
+    source = SlidingRows(reach_over_ends(read, n_rows))
+    for start in range(0, n_rows, bank.hop):
+        stop = min(start + bank.hop, n_rows)
+        rows = source(start - bank.half, stop + bank.half)
+        missing = np.isnan(rows)
+        if has_missing := bool(missing.any()):
+            rows = _bridged(rows, missing)
+        outputs = rows if weights is None else rows @ weights
+        # The level is many times the bands, and would cost digits.
+        outputs = np.ascontiguousarray((outputs - outputs.mean(axis=0)).T)
+        spectrum = fft.rfft(outputs, bank.n_fft, axis=1)
+        blocks = []
+        for carrier in bank.carriers:
+            wanted = np.arange(bank.half, bank.half + stop - start, carrier.step)
+            columns = slice(wanted[0] // carrier.step, wanted[-1] // carrier.step + 1)
+            envelope = np.ascontiguousarray(carrier.envelope(spectrum, bank.n_fft)[:, columns].T)
+            if has_missing:
+                near = contacts.outputs_of(_any_near(missing, wanted, carrier.guard))
+                envelope[near] = np.nan
+            blocks.append(envelope)
+        yield blocks
+
+
+def _bridged(rows: FloatArray, missing: NDArray[np.bool_]) -> FloatArray:
+    """Return `rows` with straight lines where they are missing, level at the ends."""
+    rows = rows.copy()
+    times = np.arange(len(rows))
+    for column in np.flatnonzero(missing.any(axis=0)):
+        there = ~missing[:, column]
+        rows[~there, column] = (
+            np.interp(times[~there], times[there], rows[there, column]) if there.any() else 0
+        )
+    return rows
+
+
+def _any_near(mask: NDArray[np.bool_], rows: NDArray[np.int64], reach: int) -> NDArray[np.bool_]:
+    """Return whether `mask` is true within `reach` of each of `rows`, (n_rows, n_columns)."""
+    counts = np.zeros((len(mask) + 1, mask.shape[1]), dtype=np.int32)
+    np.cumsum(mask, axis=0, out=counts[1:])
+    return counts[np.minimum(rows + reach + 1, len(mask))] > counts[np.maximum(rows - reach, 0)]
+
+
+# The outputs
+
+
+class _EnvelopeFile:
+    """Takes the envelope of a band block by block."""
+
+    def __init__(self, out: RowFile, contacts: _Contacts) -> None:
+        self._out = out
+        self._dead = contacts.dead
+        self._moved = np.zeros(len(self._dead), dtype=bool)
+
+    def take(self, rows: FloatArray) -> NDArray[np.bool_]:
+        """Write the next rows; return where they are missing."""
+        absent = np.isnan(rows)
+        self._put(rows, absent)
+        return absent
+
+    def finish(self) -> NDArray[np.bool_]:
+        """Return which outputs are anything but zero."""
+        return self._moved
+
+    def _put(self, rows: FloatArray, absent: NDArray[np.bool_]) -> None:
+        rows = np.where(absent | self._dead, np.float32(0), rows)
+        self._moved |= rows.any(axis=0)
+        self._out.append(rows)
+
+
+class _SlowFile(_EnvelopeFile):
+    """Takes contacts at the low rate; when all are there, references and high-passes them."""
+
+    def __init__(
+        self, out: RowFile, contacts: _Contacts, low: RowFile, block_filter: BlockFilter
+    ) -> None:
+        super().__init__(out, contacts)
+        self._contacts, self._low, self._filter = contacts, low, block_filter
+        self._missing = MissingRuns(len(contacts.nan))
+
+    def take(self, rows: FloatArray) -> NDArray[np.bool_]:
+        """Keep the next rows; return where outputs will be missing."""
+        self._missing.observe(rows)
+        self._low.append(rows)
+        return self._contacts.outputs_of(np.isnan(rows))
+
+    def finish(self) -> NDArray[np.bool_]:
+        """Write the output; return which channels are anything but zero."""
+        self._missing.finish()
+        read = reach_over_ends(self._referenced, self._low.n_rows)
+        for start in range(0, self._low.n_rows, self._filter.block):
+            stop = min(start + self._filter.block, self._low.n_rows)
+            rows = self._filter.apply(read(start - self._filter.half, stop + self._filter.half))
+            self._put(rows, self._contacts.outputs_of(np.isnan(self._low.read(start, stop))))
+        return self._moved
+
+    def _referenced(self, start: int, stop: int) -> FloatArray:
+        rows = self._low.read(start, stop)
+        self._missing.fill(rows, start)
+        weights = self._contacts.weights()
+        return rows if weights is None else rows @ weights
+
+
+@dataclass(frozen=True)
+class _Absent:
+    """What is missing in any band: samples per output, and where all usable outputs are."""
+
+    n_missing: NDArray[np.int64]
+    everywhere: NDArray[np.bool_]
+
+
+def _write(
+    streams: Sequence[Iterator[FloatArray]],
+    sinks: Sequence[_EnvelopeFile],
+    dead: NDArray[np.bool_],
+    n_times: int,
+) -> _Absent:
+    """Pass the first `n_times` rows of every stream to its sink."""
+    n_missing = np.zeros(len(dead), dtype=np.int64)
+    everywhere = np.zeros(n_times, dtype=bool)
+    start = 0
+    for blocks in zip(*streams, strict=False):
+        stop = min(start + len(blocks[0]), n_times)
+        absent = np.logical_or.reduce(
+            [sink.take(rows[: stop - start]) for sink, rows in zip(sinks, blocks, strict=True)]
+        )
+        n_missing += absent.sum(axis=0)
+        everywhere[start:stop] = absent[:, ~dead].all(axis=1) & ~dead.all()
+        start = stop
+    return _Absent(n_missing, everywhere)
+
+
+# The rest
+
+
+def _check(reader: SignalReader, edges: Mapping[str, Edges | None], rate: float) -> None:
+    nyquist = reader.sampling_rate / 2
+    if reader.sampling_rate < rate:
+        raise DataError(
+            "recording is slower than the rate of the responses",
+            expected=f"at least {rate:g} Hz",
+            found=f"{reader.sampling_rate:g} Hz",
+            where=reader.path,
+            fix="choose a lower rate in the section [encoding] of the configuration",
+        )
+    for band, limits in edges.items():
+        if limits is None:
+            continue
+        low, high = limits
+        if not 0 < low < high:
+            raise DataError(
+                f"edges of the band {band} do not make a band",
+                expected="two rising frequencies above 0 Hz",
+                found=f"{low:g} to {high:g} Hz",
+                fix="correct its edges in the section [encoding] of the configuration",
+            )
+        if high >= nyquist:
+            raise DataError(
+                f"band {band} reaches beyond what the recording holds",
+                expected=f"edges below {nyquist:g} Hz, half of the sampling rate",
+                found=f"{low:g} to {high:g} Hz",
+                where=reader.path,
+                fix="lower its upper edge (high_gamma in the section [encoding] of the "
+                "configuration), leave it out of bands, or leave this recording out",
+            )
+
+
+def _names(montage: Montage, chosen: NDArray[np.bool_]) -> tuple[str, ...]:
+    return tuple(name for name, is_chosen in zip(montage.names, chosen, strict=True) if is_chosen)
+
+
+def _runs_of(mask: NDArray[np.bool_], rate: float) -> tuple[Interval, ...]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    return tuple(
+        Interval(start / rate, stop / rate) for start, stop in edges.reshape(-1, 2).tolist()
+    )
