@@ -40,6 +40,7 @@ from bids_speechdecode.errors import (
 from bids_speechdecode.progress import Progress
 from bids_speechdecode.steps.context import WORK, Context
 from bids_speechdecode.steps.contribute import contribute
+from bids_speechdecode.steps.encoding import prepare_config, run_encoding
 from bids_speechdecode.steps.evaluate import evaluate
 from bids_speechdecode.steps.features import compute_features
 from bids_speechdecode.steps.finetune import finetune
@@ -49,7 +50,8 @@ from bids_speechdecode.steps.group import (
     show_group,
     summarise,
 )
-from bids_speechdecode.steps.make_plan import plan_participant
+from bids_speechdecode.steps.group_encoding import summarise_encoding
+from bids_speechdecode.steps.make_plan import plan_participant, plan_recordings
 from bids_speechdecode.steps.plan import PRETRAIN, ParticipantPlan
 from bids_speechdecode.steps.preprocess import preprocess_recording, require_preprocessed
 from bids_speechdecode.steps.pretrain import pretrain
@@ -64,6 +66,7 @@ from bids_speechdecode.steps.record import (
 )
 from bids_speechdecode.steps.report import report_participant, show_participant
 from bids_speechdecode.steps.select import foresee, require_selected, select
+from bids_speechdecode.steps.tune import tune_models
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +80,9 @@ def run(request: Request, config: Config, command: str) -> int:
     SpeechDecodeError
         With its exit status; of several participants that failed, the first one's is returned.
     """
+    config = prepare_config(config, request.analysis)
+    if request.analysis == "fmri-tuning":
+        return _tune(request, config, command)
     if request.level == "group":
         if is_main_process():  # there is nothing to share out
             dataset, out, participants = _open(request, config, command)
@@ -99,6 +105,23 @@ def run(request: Request, config: Config, command: str) -> int:
     return next(filter(None, statuses), 0)
 
 
+def _tune(request: Request, config: Config, command: str) -> int:
+    """Tune speech models on fMRI; this has no group level, since models may join participants."""
+    if request.level == "group":
+        raise UsageError(
+            "fMRI tuning has no group level",
+            expected="participant",
+            found="group",
+            fix="run the participant level; --fmri-participants joint tunes one model of all",
+        )
+    dataset, out, participants = _open(request, config, command)
+    device = choose_device(config.run.device)
+    if not request.dry_run:
+        _open_output(out, request, config)
+    tune_models(dataset, out, participants, request, config, Progress(), device)
+    return 0
+
+
 def _open(
     request: Request, config: Config, command: str
 ) -> tuple[Dataset, Derivatives, tuple[str, ...]]:
@@ -108,8 +131,13 @@ def _open(
     out = Derivatives(
         request.output_dir, source=dataset.root, command=command, simulated=dataset.simulated
     )
-    participants = select_participants(dataset, request.participants, request.excluded)
-    if request.level == "participant":
+    participants = select_participants(
+        dataset,
+        request.participants,
+        request.excluded,
+        datatype="func" if request.analysis == "fmri-tuning" else "ieeg",
+    )
+    if request.level == "participant" and request.analysis != "fmri-tuning":
         for task, option in _tasks(config):
             require_known_task(dataset, participants, task, option)
     if request.level == "participant" and not request.dry_run:
@@ -150,9 +178,12 @@ def run_group(
         click.echo("the group level would read the results of: " + ", ".join(participants))
         return
     if not request.reports_only:
-        summary = summarise(out, participants, config)
-        map_contributions(out, participants, config, request.compare_to)
-        click.echo(show_group(summary))
+        if request.analysis == "encoding":
+            click.echo(summarise_encoding(out, participants, config))
+        else:
+            summary = summarise(out, participants, config)
+            map_contributions(out, participants, config, request.compare_to)
+            click.echo(show_group(summary))
     report_group(out, command)
 
 
@@ -201,6 +232,9 @@ def run_participant(
     work_dir = request.work_dir or out.root / WORK
     context = Context(plan, out, config, work_dir, Progress(), device)
     with _logged(context, command) as log_dir:
+        if request.analysis == "encoding":
+            on_main(lambda: run_encoding(request, context, command, log_dir))
+            return
         _run_steps(dataset, request, context, command, log_dir)
 
 
@@ -217,7 +251,7 @@ def _first_plan(
     plan = _plan(dataset, participant, recordings, request, config, known)
     if request.dry_run:
         click.echo(show_plan(plan, config))
-    if "select" in request.steps and not request.reports_only:
+    if {"select", "encode"} & set(request.steps) and not request.reports_only:
         located, chosen = foresee(plan, config)
         if request.dry_run:
             click.echo(show_selection(located, chosen, config))
@@ -225,7 +259,7 @@ def _first_plan(
 
 
 def _open_output(out: Derivatives, request: Request, config: Config) -> None:
-    if set(request.steps) - {"preprocess", "report"}:
+    if request.analysis != "encoding" and set(request.steps) - {"preprocess", "report"}:
         model_fingerprint(config.target)  # an absent model is told before hours of work
     out.initialise()  # only now: a mistake in the input leaves nothing behind
 
@@ -313,7 +347,8 @@ def _plan(
 ) -> ParticipantPlan:
     for task, option in _tasks(config):
         require_tasks(recordings, task, option)
-    return plan_participant(
+    make = plan_recordings if request.analysis == "encoding" else plan_participant
+    return make(
         dataset,
         participant,
         recordings,

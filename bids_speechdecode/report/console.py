@@ -79,3 +79,27 @@ def format_encoding(table: pd.DataFrame, title: str) -> str:
             f"{_number(rows['r'].max()):>8}  {found} of {n} electrodes"
         )
     return "\n".join(lines)
+
+
+def format_contrasts(table: pd.DataFrame, title: str) -> str:
+    """Return how speech models compare over participants as an aligned text table.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of a group's ``desc-encodingContrasts_scores.tsv``; of these the broadband ones.
+    title : str
+        First line.
+    """
+    if not len(table):
+        return f"{title}: one speech model, nothing to compare"
+    lines = [title, f"  {'speech model':<44}{'gain in r':>10}  {'95% CI':^18}{'p':>7}{'n':>4}"]
+    shown = table[(table["modulation"] == "broadband") & (table["electrodes"] == "all")]
+    for row in shown.to_dict("records"):
+        label = f"{row['model']} - {row['reference']}, layer {row['layer']}, {row['band']}"
+        low, high = (f"{row[key]:>7.4f}" for key in ("ci_low", "ci_high"))
+        lines.append(
+            f"  {label:<44}{row['difference']:>10.4f}  [{low}, {high}]"
+            f"{_number(row['p']):>7}{row['n_participants']:>4}"
+        )
+    return "\n".join(lines)

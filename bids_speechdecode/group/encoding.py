@@ -1,0 +1,259 @@
+"""Encoding models over participants: the tables of all, and what holds of people.
+
+Participants are the random unit. Electrodes of one participant share brain, sound and montage;
+they are averaged before anything is tested.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bids_speechdecode.bids.derivatives import (
+    Derivatives,
+    fingerprint,
+    read_sidecar,
+    read_table,
+    signature,
+    write_sidecar,
+    write_tsv,
+)
+from bids_speechdecode.config import EvaluationConfig
+from bids_speechdecode.errors import DataError
+from bids_speechdecode.group.encoding_contrasts import contrast_over_participants
+from bids_speechdecode.group.rounding import round_off
+from bids_speechdecode.group.statistics import t_interval
+from bids_speechdecode.group.summary import LeftOut
+
+VERSION = 1
+BROADBAND, ALL = "broadband", "all"
+TABLES = (
+    "encoding",
+    "encodingLags",
+    "encodingModulations",
+    "encodingContrasts",
+    "encodingElectrodeContrasts",
+)
+# What must be the same for all who are put together.
+_SAME_FOR_ALL = ("Models", "Reference", "Lags", "Context", "Token", "Rate", "Bands", "Simulated")
+_KEYS = ["model", "layer", "band"]
+
+COLUMNS = {
+    "participant": "Whose electrodes they are",
+    "modulation": "Band of modulation (Hz), or broadband",
+    "electrodes": "all, or responsive: q <= 0.05 with either model",
+    "n_participants": "Participants with a value",
+    "difference": "Mean over participants of mean r with the model minus that with the reference",
+    "ci_low": "Lower limit of Student's t interval over participants",
+    "ci_high": "Upper limit",
+    "p": "Two-sided sign-flip test over participants",
+    "p_min": "Smallest p that this number of participants can give",
+    "n_better": "Participants in whom the model is better on their own (p <= 0.05)",
+    "detectable": "Smallest difference that this number would find with a power of 0.8",
+    "n_needed": "Participants needed to find a difference of 0.005 with a power of 0.8",
+    "conclusion": "What may be concluded",
+    "profile": "layer, lag or modulation",
+    "value": "Layer, lag (s), or middle of the band of modulation (Hz)",
+    "r": "Mean over participants of the mean held-out correlation of their electrodes",
+    "coherence": "Mean over participants of the mean coherence of prediction and response",
+    "amount": "Share of the training stories that the model was tuned on",
+    "seed": "Seed of the tuning",
+}
+
+
+@dataclass(frozen=True)
+class GroupEncoding:
+    """The encoding tables of all participants of one task.
+
+    Attributes
+    ----------
+    task : str
+    tables : mapping of str to DataFrame
+        By description (`TABLES`), with the column participant ("sub-01") first.
+    about : mapping
+        The sidecar that all share: models, lags, settings.
+    left_out : tuple of LeftOut
+    sources : tuple of path
+    """
+
+    task: str
+    tables: Mapping[str, pd.DataFrame]
+    about: Mapping[str, Any]
+    left_out: tuple[LeftOut, ...]
+    sources: tuple[Path, ...]
+
+    @property
+    def participants(self) -> tuple[str, ...]:
+        """Who has tables."""
+        return tuple(self.tables["encoding"]["participant"].unique())
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the data are simulated."""
+        return bool(self.about.get("Simulated"))
+
+
+def list_encoding_tasks(root: Path, participants: Sequence[str]) -> tuple[str, ...]:
+    """Return the tasks for which any of the participants has encoding tables, sorted."""
+    found = set()
+    for participant in participants:
+        for path in (root / f"sub-{participant}" / "ieeg").glob("*_desc-encoding_scores.tsv"):
+            found |= set(re.findall(r"_task-([A-Za-z0-9+]+)_", path.name))
+    return tuple(sorted(found))
+
+
+def read_encoding(root: Path, participants: Sequence[str], task: str) -> GroupEncoding:
+    """Return the encoding tables of all participants.
+
+    Raises
+    ------
+    DataError
+        The participants' models, lags or other settings differ.
+    """
+    tables: dict[str, list[pd.DataFrame]] = {desc: [] for desc in TABLES}
+    abouts: dict[str, dict[str, Any]] = {}
+    left_out, sources = [], []
+    for participant in participants:
+        folder = root / f"sub-{participant}" / "ieeg"
+        paths = {d: folder / f"sub-{participant}_task-{task}_desc-{d}_scores.tsv" for d in TABLES}
+        about = read_sidecar(paths["encoding"]) if paths["encoding"].is_file() else {}
+        absent = [path.name for path in paths.values() if not path.is_file()]
+        if absent or not about:
+            missing = ", ".join(absent) or f"sidecar of {paths['encoding'].name}"
+            left_out.append(LeftOut(f"sub-{participant}", f"no encoding tables: {missing}"))
+            continue
+        abouts[f"sub-{participant}"] = about
+        for desc, path in paths.items():
+            table = read_table(path)
+            table.insert(0, "participant", f"sub-{participant}")
+            tables[desc].append(table)
+            sources.append(path)
+    _require_same(abouts)
+    joined = {desc: pd.concat(found, ignore_index=True) for desc, found in tables.items()}
+    about = next(iter(abouts.values()))
+    return GroupEncoding(task, joined, about, tuple(left_out), tuple(sources))
+
+
+def _require_same(abouts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise where participants were encoded in different ways."""
+    first, reference = next(iter(abouts.items()))
+    for who, about in abouts.items():
+        for key in _SAME_FOR_ALL:
+            if about.get(key) != reference.get(key):
+                raise DataError(
+                    f"the participants' encoding models differ in {key}",
+                    expected=f"{reference.get(key)} ({first})",
+                    found=f"{about.get(key)} ({who})",
+                    fix="run the participant level with the same options for all of them",
+                )
+
+
+def contrast_table(
+    found: GroupEncoding, settings: EvaluationConfig, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Return the comparison of models over participants, one row per contrast."""
+    keys = ["model", "reference", "layer", "band", "modulation", "electrodes"]
+    rows = []
+    own = found.tables["encodingContrasts"]
+    for key, part in own.groupby(keys, sort=False):
+        known = part[part["difference"].notna()]
+        if len(known):
+            row = contrast_over_participants(
+                known["difference"], known["p"], confidence=settings.confidence, rng=rng
+            )
+            rows.append(dict(zip(keys, key, strict=True)) | row)
+    return round_off(pd.DataFrame(rows))
+
+
+def profile_table(found: GroupEncoding, settings: EvaluationConfig) -> pd.DataFrame:
+    """Return r by layer, by lag and by band of modulation, with intervals over participants."""
+    rows = [
+        *_profile(found.tables["encoding"], "layer", ["layer"], settings),
+        *_profile(found.tables["encodingLags"], "lag", ["lag"], settings),
+        *_profile(found.tables["encodingModulations"], "modulation", ["low", "high"], settings),
+    ]
+    return round_off(pd.DataFrame(rows))
+
+
+def _profile(
+    table: pd.DataFrame, name: str, axis: list[str], settings: EvaluationConfig
+) -> Iterator[dict[str, Any]]:
+    keys = [*_KEYS, *[column for column in axis if column not in _KEYS]]
+    measures = ["r", "coherence"] if "coherence" in table else ["r"]
+    own = table.groupby([*keys, "participant"], sort=False)[measures].mean().reset_index()
+    for key, part in own.groupby(keys, sort=True):
+        row: dict[str, Any] = {"profile": name, **dict(zip(keys, key, strict=True))}
+        low, high = row.pop("low", np.nan), row.pop("high", np.nan)
+        value = row.pop("lag", row["layer"]) if name != "modulation" else (low + high) / 2
+        yield row | {"value": value, "low": low, "high": high} | _mean(part, settings)
+
+
+def _mean(part: pd.DataFrame, settings: EvaluationConfig) -> dict[str, Any]:
+    r = part["r"].dropna().to_numpy(float)
+    low, high = t_interval(r, settings.confidence, bounds=(-1.0, 1.0))
+    mean = {"n_participants": len(r), "r": r.mean() if len(r) else np.nan}
+    coherence = part["coherence"].mean() if "coherence" in part else np.nan
+    return mean | {"ci_low": low, "ci_high": high, "coherence": coherence}
+
+
+def scaling_table(contrasts: pd.DataFrame, about: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the gain of tuned models by the share of fMRI data that they were tuned on."""
+    models = {m["Label"]: m for m in about["Models"] if m["Kind"] == "tuned"}
+    rows = contrasts[
+        contrasts["model"].isin(list(models))
+        & (contrasts["modulation"] == BROADBAND)
+        & (contrasts["electrodes"] == ALL)
+    ]
+    columns = ["layer", "band", "n_participants", "difference", "ci_low", "ci_high"]
+    table = rows[["model", *columns]].copy()
+    table.insert(1, "amount", [models[m]["Amount"] for m in table["model"]])
+    table.insert(2, "seed", [models[m]["Seed"] for m in table["model"]])
+    return table.sort_values(["layer", "band", "amount", "seed"], ignore_index=True)
+
+
+def write_encoding(
+    out: Derivatives, found: GroupEncoding, settings: EvaluationConfig, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Write the group's encoding tables; return the contrasts over participants."""
+    own = found.tables["encodingContrasts"]
+    contrasts = contrast_table(found, settings, rng) if len(own) else pd.DataFrame()
+    tables = {
+        "encodingElectrodes": found.tables["encoding"],
+        "encodingProfiles": profile_table(found, settings),
+    }
+    if len(contrasts):
+        tables["encodingContrasts"] = contrasts
+        tables["encodingParticipantContrasts"] = own
+        tables["encodingScaling"] = scaling_table(contrasts, found.about)
+    for desc, table in tables.items():
+        path = out.group_path(task=found.task, desc=desc, suffix="scores", extension=".tsv")
+        write_tsv(path, table)
+        describe_encoding(path, found, settings, Columns=_described(table))
+    return contrasts
+
+
+def describe_encoding(path: Path, found: GroupEncoding, settings: object, **more: object) -> None:
+    """Write the sidecar of a group derivative that was made from encoding tables."""
+    inputs = [fingerprint(source) for source in found.sources]
+    kept = {key: found.about.get(key) for key in _SAME_FOR_ALL}
+    write_sidecar(
+        path,
+        step="group",
+        signature=signature("group", VERSION, settings, inputs),
+        **more,
+        **{key: value for key, value in kept.items() if key != "Simulated"},
+        NoiseCeiling=found.about.get("NoiseCeiling"),
+        Participants=found.participants,
+        LeftOut=[{"what": item.what, "why": item.why} for item in found.left_out],
+        Simulated=found.simulated,
+    )
+
+
+def _described(table: pd.DataFrame) -> dict[Hashable, str]:
+    return {name: COLUMNS[name] for name in table.columns if name in COLUMNS}

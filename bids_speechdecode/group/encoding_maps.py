@@ -1,0 +1,104 @@
+"""Where in the brain speech models predict, and where tuning helps: volumes and surfaces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from bids_speechdecode.anatomy.atlas import Atlas
+from bids_speechdecode.bids.derivatives import Derivatives, atomic_write
+from bids_speechdecode.group.encoding import GroupEncoding, describe_encoding
+from bids_speechdecode.group.maps import SPACE, Kernel, Maps, smooth_volume, volume_image
+from bids_speechdecode.group.surfaces import SPACE as SURFACE
+from bids_speechdecode.group.surfaces import smooth_surface, surface_image
+
+PREDICTION, GAIN = "encodingR", "encodingGain"
+TEXTS = {
+    PREDICTION: "Mean over covering participants of the held-out correlation",
+    GAIN: "Mean over covering participants of the gain in held-out correlation over the reference",
+}
+
+
+def write_encoding_maps(out: Derivatives, found: GroupEncoding, atlas: Atlas) -> list[Path]:
+    """Write the maps of the main model's prediction and of its gain; return the paths.
+
+    The main model is the first tuned one, otherwise the reference; of several layers and bands the
+    first is drawn.
+    """
+    paths = []
+    cortex = None
+    if atlas.surface is not None:
+        cortex = (atlas.surface[0] > 0, atlas.surface[1] > 0)
+    for kind, contacts, which in _values(found):
+        paths.append(_write_volume(out, found, kind, smooth_volume(contacts), which))
+        for side, maps in smooth_surface(contacts, cortex=cortex).items():
+            paths.append(_write_surface(out, found, kind, side, maps, which))
+    return paths
+
+
+def _values(found: GroupEncoding) -> Iterator[tuple[str, pd.DataFrame, dict[str, object]]]:
+    """Yield what is mapped: kind, contacts with a column contribution, and of which model."""
+    tuned = [m["Label"] for m in found.about["Models"] if m["Kind"] == "tuned"]
+    for kind, desc, column in (
+        (PREDICTION, "encoding", "r"),
+        (GAIN, "encodingElectrodeContrasts", "difference"),
+    ):
+        table = found.tables[desc]
+        model = next((m for m in tuned if (table["model"] == m).any()), None)
+        if not len(table):
+            continue
+        table = table[table["model"] == (model or table["model"].iloc[0])]
+        first = table.iloc[0]
+        here = (table["layer"] == first["layer"]) & (table["band"] == first["band"])
+        contacts = table[here & table[column].notna()]
+        contacts = contacts.assign(contribution=contacts[column])
+        which = {"Model": first["model"], "Layer": int(first["layer"]), "Band": first["band"]}
+        if contacts["x"].notna().any():
+            yield kind, contacts.reset_index(drop=True), which
+
+
+def _write_volume(
+    out: Derivatives, found: GroupEncoding, kind: str, maps: Maps, which: dict[str, object]
+) -> Path:
+    path = out.group_path(
+        task=found.task, space=SPACE, desc=kind, suffix="map", extension=".nii.gz"
+    )
+    image = volume_image(maps.effect, "effect", simulated=found.simulated)
+    with atomic_write(path) as temporary:
+        image.to_filename(temporary)
+    _describe(path, found, kind, maps, which)
+    return path
+
+
+def _write_surface(
+    out: Derivatives,
+    found: GroupEncoding,
+    kind: str,
+    side: str,
+    maps: Maps,
+    which: dict[str, object],
+) -> Path:
+    path = out.group_path(
+        task=found.task, hemi=side, space=SURFACE, desc=kind, suffix="map", extension=".shape.gii"
+    )
+    image = surface_image(maps.effect, "effect", side, simulated=found.simulated)
+    with atomic_write(path) as temporary:
+        image.to_filename(temporary)
+    _describe(path, found, kind, maps, which)
+    return path
+
+
+def _describe(
+    path: Path, found: GroupEncoding, kind: str, maps: Maps, which: dict[str, object]
+) -> None:
+    describe_encoding(
+        path,
+        found,
+        Kernel(),
+        Description=TEXTS[kind],
+        NContacts=maps.n_contacts,
+        Notes=maps.notes,
+        **which,
+    )
