@@ -450,6 +450,7 @@ def _follow_target(config: Config, changes: Mapping[str, Any]) -> Mapping[str, A
 def _check_together(config: Config, where: str | Path) -> None:
     """Raise where values that are each allowed contradict each other."""
     inputs, target, windows, splits = config.inputs, config.target, config.windows, config.splits
+    encoding = config.encoding
     problems = {
         "pretrain_task and finetune_task are the same task: the test set would be trained on": (
             inputs.pretrain_task == inputs.finetune_task
@@ -471,6 +472,14 @@ def _check_together(config: Config, where: str | Path) -> None:
         "--select radius needs --center X,Y,Z (center in [selection])": "radius"
         in config.selection.rules
         and not config.selection.center,
+        "high_gamma is not a lower and a higher edge": (
+            len(encoding.high_gamma) != 2 or encoding.high_gamma[0] >= encoding.high_gamma[1]
+        ),
+        "lowest_alpha is above highest_alpha": encoding.lowest_alpha > encoding.highest_alpha,
+        "models, bands or delays (encoding) are empty": not (
+            encoding.models and encoding.bands and encoding.delays
+        ),
+        "delays or amounts (fmri) are empty": not (config.fmri.delays and config.fmri.amounts),
         "atlas is a name, or an image and its table of labels": (
             len(config.anatomy.atlas) not in (1, 2)
         ),

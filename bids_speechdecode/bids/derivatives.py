@@ -65,6 +65,7 @@ _IGNORED = (
     "**/*_spectra.*",
     "**/*_features.*",
     "features",
+    "speechmodels",
 )
 _CONDITIONS = (
     "backward",
@@ -102,6 +103,23 @@ _DESCRIPTIONS = {
     "effect": "mean contribution over the participants who cover a place",
     "coverage": "electrodes that inform a place, all participants together",
     "n": "participants who cover a place",
+    "slow": "the signal itself, decimated",
+    "theta": "amplitude of the theta band, decimated",
+    "alpha": "amplitude of the alpha band, decimated",
+    "beta": "amplitude of the beta band, decimated",
+    "gamma": "amplitude of the gamma band, decimated",
+    "highgamma": "amplitude of the high-gamma band, decimated",
+    "encoding": "how well speech models predict each electrode in held-out time",
+    "encodingLags": "the same at every lag",
+    "encodingModulations": "the same in bands of modulation",
+    "encodingContrasts": "speech models compared",
+    "encodingElectrodeContrasts": "speech models compared at each electrode",
+    "encodingElectrodes": "how well speech models predict the electrodes of all participants",
+    "encodingParticipantContrasts": "speech models compared in each participant",
+    "encodingProfiles": "prediction by layer, lag and band of modulation, over participants",
+    "encodingScaling": "gain of tuned speech models by the amount of fMRI",
+    "encodingR": "where speech models predict",
+    "encodingGain": "where a tuned speech model predicts better",
 }
 _DESCRIPTIONS |= {
     f"{condition}{version}{what}": f"{text}{of_version}{of_what}"
@@ -202,7 +220,8 @@ class Derivatives:
                 {
                     "Name": NAME,
                     "Version": __version__,
-                    "Description": "Contrastive decoding of heard speech from intracranial EEG",
+                    "Description": "Decoding of heard speech from intracranial EEG, and encoding "
+                    "models of it",
                 }
             ],
             "SourceDatasets": [{"URL": "file://" + quote(str(self.source))}],
