@@ -67,11 +67,20 @@ def run(
     return {band: np.fromfile(path, "<f4").reshape(shape) for band, path in paths.items()}, found
 
 
-def whole(signal: np.ndarray, recorded: float, edges: Edges, rate: float = 20.0) -> np.ndarray:
-    """Return the envelope as scipy makes it of the whole recording, decimated at the end."""
+def whole(
+    signal: np.ndarray, recorded: float, edges: Edges, rate: float = 20.0, reflected: float = 20.0
+) -> np.ndarray:
+    """Return the envelope as scipy makes it of the whole recording, decimated at the end.
+
+    The recording is continued by its point reflection for `reflected` seconds, because scipy's
+    Hilbert transform takes the last sample for the neighbour of the first.
+    """
+    n = int(reflected * recorded)
+    longer = np.pad(signal.astype(np.float64), ((n, n), (0, 0)), "reflect", reflect_type="odd")
     sos = scipy_signal.butter(4, edges, "bandpass", fs=recorded, output="sos")
-    filtered = scipy_signal.sosfiltfilt(sos, signal.astype(np.float64), axis=0)
+    filtered = scipy_signal.sosfiltfilt(sos, longer, axis=0)
     envelope = np.abs(scipy_signal.hilbert(filtered, axis=0)).astype(np.float32)
+    envelope = envelope[n : n + len(signal)]
     stream = Decimator(recorded, rate).stream(lambda a, b: envelope[a:b], len(envelope), 512)
     return np.concatenate(list(stream))
 
@@ -100,15 +109,18 @@ def test_planted_modulation_comes_back_in_its_band_at_its_time(rate: float, tmp_
 
 @pytest.mark.parametrize("rate", [500.0, 1024.0, 999.4, 2048.0])
 def test_equals_scipy_on_the_whole_recording(rate: float, tmp_path: Path) -> None:
-    """The stated error: 0.05 % of the standard deviation, 0.5 % at most, 2 s from the ends."""
+    """The stated error: 0.05 % of the standard deviation, 0.5 % at most, but for the last 2 s."""
     signal = pink(int(60 * rate), 3, seed=1) + 0.01
     edges = {**BAND_EDGES, **HIGH_GAMMA, "wide": (70.0, 200.0)}
     out, _ = run(signal, rate, tmp_path, edges)
     for band, limits in edges.items():
         expected = whole(signal, rate, limits)
         assert out[band].shape == expected.shape
-        error = (out[band] - expected)[40:-40] / expected.std()
+        error = (out[band] - expected)[:-40] / expected.std()
         assert np.sqrt(np.mean(error**2)) < 5e-4, band
+        assert np.abs(error).max() < 5e-3, band
+        plain = whole(signal, rate, limits, reflected=0)
+        error = (out[band] - plain)[200:-200] / plain.std()  # 10 s from the ends
         assert np.abs(error).max() < 5e-3, band
 
 
@@ -119,9 +131,7 @@ def test_other_output_rates(tmp_path: Path) -> None:
         out, found = run(signal, 512.0, tmp_path, HIGH_GAMMA, rate=rate)
         expected = whole(signal, 512.0, HIGH_GAMMA["highgamma"], rate)
         assert found.n_times == len(expected) == 60 * rate
-        inner = slice(int(2 * rate), -int(2 * rate))
-        error = (out["highgamma"] - expected)[inner]
-        assert np.abs(error).max() < 5e-3 * expected.std()
+        assert np.abs(out["highgamma"] - expected).max() < 5e-3 * expected.std()
 
 
 def test_agrees_with_mne(tmp_path: Path) -> None:
@@ -131,10 +141,11 @@ def test_agrees_with_mne(tmp_path: Path) -> None:
     t = np.arange(int(120 * rate))[:, None] / rate
     signal = pink(len(t), 3, seed=3) + 2e-5 * np.sin(2 * np.pi * 60 * t)
     out, found = run(signal, rate, tmp_path, ALL, "average", line_frequency=60.0)
-    assert found.notches == (60.0, 120.0, 180.0, 240.0)[: len(found.notches)]
+    assert found.notches == (60.0, 120.0, 180.0)
     raw = mne.io.RawArray(signal.T, mne.create_info(3, rate, "seeg"), verbose="error")
     raw.set_eeg_reference("average", ch_type="seeg", verbose="error")
-    raw.notch_filter([60.0, 120.0, 180.0], verbose="error")
+    # As wide as ours: 2 Hz between the half-amplitude points.
+    raw.notch_filter([60, 120, 180], notch_widths=1.0, trans_bandwidth=1.0, verbose="error")
     for band, limits in (BAND_EDGES | HIGH_GAMMA).items():
         peer = raw.copy().filter(
             *limits, method="iir", iir_params={"order": 4, "ftype": "butter"}, verbose="error"
@@ -154,12 +165,14 @@ def test_slow_is_the_preprocessed_signal_before_scaling(reference: str, tmp_path
     montage = make_montage(reader.channel_names, range(4), reference)
     same = preprocess(reader, tmp_path / "p", montage=montage, rate=20.0, clamp=1e9)
     expected = np.fromfile(tmp_path / "p", "<f4").reshape(same.n_times, -1)
-    present = expected != 0
-    expected = expected * same.scale + same.center
+    expected = np.where(expected == 0, 0, expected * same.scale + same.center)
     for edges in ({"slow": None}, ALL):
         out, found = run(signal, 500.0, tmp_path, edges, reference)
-        np.testing.assert_allclose(out["slow"][present], expected[present], atol=1e-8)
-        assert (out["slow"][~present] == 0).all()
+        # A sample that is the median itself is 0 there, too; no other may differ.
+        differs = np.abs(out["slow"] - expected) > 1e-8
+        assert (expected[differs] == 0).all()
+        assert differs.sum() <= 2 * len(montage.names)
+        assert ((out["slow"] == 0).mean(axis=0) == same.missing_fraction).all()
         assert found.n_times == same.n_times
 
 
@@ -181,8 +194,8 @@ def test_bands_do_not_matter_to_each_other(tmp_path: Path) -> None:
     together, _ = run(signal, 512.0, tmp_path, ALL)
     for band in ALL:
         alone, _ = run(signal, 512.0, tmp_path, {band: ALL[band]})
-        error = (alone[band] - together[band])[40:-40] / together[band].std()
-        assert np.abs(error).max() < 1e-2, band
+        error = (alone[band] - together[band]) / together[band].std()
+        assert np.abs(error).max() < 5e-3, band
 
 
 def test_the_recording_is_read_once(tmp_path: Path) -> None:
@@ -336,8 +349,7 @@ def test_real_recordings(name: str, tmp_path: Path) -> None:
     for band, limits in edges.items():
         out = np.fromfile(paths[band], "<f4").reshape(found.n_times, -1)
         expected = whole(signal, reader.sampling_rate, limits)
-        error = (out - expected)[60:-60] / expected.std()
-        assert np.abs(error).max() < 1e-2, band
+        assert np.abs(out - expected)[:-40].max() < 5e-3 * expected.std(), band
 
 
 @pytest.mark.slow

@@ -55,8 +55,12 @@ _ORDER = 4  # of the Butterworth filter, before it runs a second time backwards
 _FLOOR = 1e-4  # gain below which a band holds nothing
 _TAIL = 1e-5  # share of the impulse response that a block may leave out
 _RINGING = 0.1  # share of the impulse response that may reach over a gap
-_OVERSAMPLING = 8.0  # envelope samples per cycle of a width: a magnitude has kinks near zero
+# The magnitude has kinks where it is near zero, so its spectrum is wide and fades slowly: too few
+# samples of it fold that into the response.
+_OVERSAMPLING = 8.0  # envelope samples per cycle of the band's width at the gain _FLOOR
+_LEAST_SAMPLING = 200.0  # envelope samples per second
 _WORKING_RATE = 3.0  # times the highest frequency at the gain _FLOOR, at least
+_LEAST_WORKING_RATE = 400.0  # hertz
 _BLOCK_LENGTH = 6  # times the half length of the longest filter
 _MIN_BLOCK = 1 << 13
 _NOTCH_WIDTH = 2.0  # hertz between the half-amplitude points
@@ -110,8 +114,10 @@ def band_envelopes(
 
     ``E(t) = |x(t) + i H[x](t)|``, H the Hilbert transform of the band-passed signal x, as
     `scipy.signal.sosfiltfilt` and `scipy.signal.hilbert` on the whole recording would give it
-    (the difference is 0.05 % of its standard deviation, 0.5 % at most, beyond 2 s from the ends),
-    low-passed and resampled like the preprocessed signal. Being low-passed, it can dip below 0.
+    were it continued over its ends by point reflection, low-passed and resampled like the
+    preprocessed signal. The difference is 0.05 % of the envelope's standard deviation, 0.5 % at
+    most; more in the last 2 s, where the decimation reflects the envelope about its own last
+    sample. Being low-passed, an envelope can dip below 0.
 
     Parameters
     ----------
@@ -334,13 +340,14 @@ def _design_bank(
         return _Bank()
     spans = [_span(limits, sampling_rate) for limits in edges]
     top = max(rate, *(high for _, high in spans))
-    reduction = max(1, int(sampling_rate / (_WORKING_RATE * top)))
+    reduction = max(1, int(sampling_rate / max(_WORKING_RATE * top, _LEAST_WORKING_RATE)))
     work = sampling_rate / reduction
     n_harmonics = int(sampling_rate / 2 / line_frequency) if line_frequency else 0
     lines = [number * (line_frequency or 0) for number in range(1, n_harmonics + 1)]
     notches = tuple(f for f in lines if any(low < f < high for low, high in spans))
     reaches = [_reach(limits, sampling_rate, notches) for limits in edges]
-    steps = [_step(work, max(_OVERSAMPLING * (high - low), 2 * rate)) for low, high in spans]
+    least = max(_LEAST_SAMPLING, 2 * rate)
+    steps = [_step(work, max(_OVERSAMPLING * (high - low), least)) for low, high in spans]
     unit = max(steps)
     half = -int(-max(half for half, _ in reaches) * work // unit) * unit
     n_fft = fft.next_fast_len(max(_BLOCK_LENGTH * half, _MIN_BLOCK) // unit, real=True) * unit
