@@ -122,12 +122,10 @@ def contiguous_folds(segments: np.ndarray, valid: np.ndarray, n_folds: int, emba
     share = (np.cumsum(valid) - valid) / max(valid.sum(), 1)
     block = np.minimum((share * n_folds + 1e-9).astype(int), n_folds - 1)
     trimmed = block.copy()
-    for cut in np.flatnonzero(np.diff(block)) + 1:
+    for cut in (np.flatnonzero(np.diff(block)) + 1).tolist():
         if stretch[cut] == stretch[cut - 1]:
-            near = np.arange(
-                max(cut - embargo // 2, 0), min(cut + embargo - embargo // 2, len(block))
-            )
-            trimmed[near[stretch[near] == stretch[cut]]] = -1
+            near = slice(max(cut - embargo // 2, 0), cut + embargo - embargo // 2)
+            trimmed[near][stretch[near] == stretch[cut]] = -1
     trimmed[~valid] = -1
     _check_left(block, trimmed, valid, n_folds, embargo)
     return Folds(trimmed, stretch, valid, n_folds, embargo)

@@ -60,16 +60,86 @@ class Responses:
 
 def sum_features(x: Tensor) -> Features:
     """Return the sums over a block of features, shape (n, p)."""
-    mean = x.mean(0, dtype=torch.float64).to(x.dtype)
+    mean = x.mean(0)
     centred = x - mean
     return Features(len(x), mean, centred.T @ centred)
 
 
 def sum_responses(centred_x: Tensor, y: Tensor) -> Responses:
-    """Return the sums over a block of responses, shape (n, T), with centred features (n, p)."""
-    mean = y.mean(0, dtype=torch.float64).to(y.dtype)
-    centred = y - mean
-    return Responses(mean, centred_x.T @ centred, (centred * centred).sum(0))
+    """Return the sums over a block of responses, shape (T, n), with centred features (n, p)."""
+    mean, yy = measure_spread(y)
+    return Responses(mean, centred_x.T @ y.T, yy)
+
+
+def measure_spread(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and sum of squared deviations of each row, (T,); 0 if it is constant.
+
+    What varies by less than a millionth of its mean is rounding.
+    """
+    n = y.shape[1]
+    mean = y.mean(1)
+    yy = torch.linalg.vector_norm(y, dim=1).square() - n * mean.square()
+    return mean, torch.where(yy > 1e-6 * n * mean.square(), yy, 0.0)
+
+
+class Block:
+    """Features of a block, and the responses at all lags of its samples.
+
+    Both are centred on their mean over the block.
+
+    Parameters
+    ----------
+    x : Tensor, shape (n, p)
+        All features.
+    y : Tensor, shape (n, T)
+        All responses; NaN is replaced by 0.
+    rows : array of int, shape (m,)
+        Samples of the features, increasing.
+    lags : array of int, shape (L,)
+
+    Attributes
+    ----------
+    features : Features
+    x : Tensor, shape (m, p)
+    y : Tensor, shape (T, last - first)
+        Of the samples ``first = rows[0] + min(lags)`` until ``last``; a row per electrode, so
+        that to follow at another lag is to start elsewhere.
+    offset : Tensor, shape (T,)
+        What was subtracted from the responses.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, rows: np.ndarray, lags: np.ndarray) -> None:
+        self.rows, self.lags = rows, lags
+        self.first = int(rows[0] + lags.min())
+        mine = x[rows[0] : rows[-1] + 1] if _is_run(rows) else x[torch.as_tensor(rows).to(x.device)]
+        self.features = sum_features(mine)
+        self.x = mine - self.features.mean
+        around = y[self.first : int(rows[-1] + lags.max()) + 1]
+        self.y = around.T.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).contiguous()
+        self.offset = self.y.mean(1)
+        self.y -= self.offset[:, None]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def place(self, lag: int) -> slice | Tensor:
+        """Return where the columns of `y` are that follow the features by `lag`."""
+        at = self.rows + lag - self.first
+        return slice(int(at[0]), int(at[-1]) + 1) if _is_run(at) else torch.as_tensor(at)
+
+    def responses(self, lag: np.ndarray) -> Tensor:
+        """Return the responses that follow the features by `lag` (T,), shape (T, m)."""
+        if (lag == lag[0]).all():
+            return self.y[:, self.place(int(lag[0]))]
+        out = self.y.new_empty(len(lag), len(self))
+        places = {one: self.place(int(one)) for one in np.unique(lag)}
+        for target, one in enumerate(lag):
+            out[target] = self.y[target, places[one]]
+        return out
+
+
+def _is_run(rows: np.ndarray) -> bool:
+    return bool(rows[-1] - rows[0] == len(rows) - 1)
 
 
 def pool_features(blocks: Sequence[Features]) -> Features:
@@ -122,76 +192,65 @@ class LaggedResponses:
 
     Parameters
     ----------
-    y : Tensor, shape (n, T)
-        Responses, without NaN.
-    rows : array of int, shape (m,)
-        Samples of the features, increasing.
-    lags : array of int, shape (L,)
+    block : Block
     """
 
-    def __init__(self, y: Tensor, rows: np.ndarray, lags: np.ndarray) -> None:
-        self.lags = lags
-        self.first, self.span = int(lags.min()), int(lags.max() - lags.min())
-        self.rows = torch.as_tensor(rows, device=y.device)
-        starts, stops = _runs(rows)
-        # A shift of the responses changes nothing but the rounding.
-        centred = y - y[self.rows].mean(0, dtype=torch.float64).to(y.dtype)
-        self.offset = y[0] - centred[0]
-        self.mean, self.yy = self._sum_squares(centred, starts, stops)
+    def __init__(self, block: Block) -> None:
+        self.block, lags = block, block.lags
+        self.span = int(lags.max() - lags.min())
+        self.starts, self.stops = _runs(block.rows - block.rows[0])
+        self.mean, self.yy = self._measure_spread()
         self.direct = len(lags) <= FEW_LAGS
-        self.centred = centred if self.direct else None
         if not self.direct:
-            self._prepare(centred, starts, stops)
+            self._prepare()
 
     def sum_with(self, centred_x: Tensor) -> Responses:
         """Return the sums with features (m, p); the columns are lags x electrodes."""
         xy = self._shift_and_sum(centred_x) if self.direct else self._multiply(centred_x)
-        return Responses((self.mean + self.offset).flatten(), xy, self.yy.flatten())
+        return Responses((self.mean + self.block.offset).flatten(), xy, self.yy.flatten())
 
-    def _sum_squares(
-        self, y: Tensor, starts: np.ndarray, stops: np.ndarray
-    ) -> tuple[Tensor, Tensor]:
+    def _measure_spread(self) -> tuple[Tensor, Tensor]:
         """Return mean and sum of squared deviations at each lag, shape (L, T).
 
         From one lag to the next every run of samples loses its first and gains one at its end.
         """
-        first = y[self.rows + self.first].double()
-        total, squares = first.sum(0), (first**2).sum(0)
-        added, added_squares = total.new_zeros(2, self.span, len(total))
-        for start, stop in zip(starts, stops, strict=True):
-            gone = y[start + self.first : start + self.first + self.span].double()
-            come = y[stop + self.first : stop + self.first + self.span].double()
+        y, m = self.block.y, len(self.block)
+        first = y[:, self.block.place(int(self.block.lags.min()))]
+        total = first.sum(1).double()
+        squares = torch.linalg.vector_norm(first, dim=1).double().square()
+        added, added_squares = total.new_zeros(2, len(total), self.span)
+        for start, stop in zip(self.starts, self.stops, strict=True):
+            gone = y[:, start : start + self.span].double()
+            come = y[:, stop : stop + self.span].double()
             added += come - gone
             added_squares += come**2 - gone**2
-        wanted = torch.as_tensor(self.lags - self.first, device=y.device)
-        total = _accumulate(total, added)[wanted]
+        wanted = torch.as_tensor(self.block.lags - self.block.lags.min(), device=y.device)
+        mean = _accumulate(total, added)[wanted] / m
         squares = _accumulate(squares, added_squares)[wanted]
-        mean = total / len(self.rows)
-        yy = squares - total * mean
+        yy = squares - m * mean.square()
         # What is left of a constant after such differences is rounding.
-        yy = torch.where(yy > 1e-10 * squares.abs(), yy, 0.0)
-        return mean.to(y.dtype), yy.to(y.dtype)
+        constant = yy <= 1e-6 * squares + 1e-12 * m * self.block.offset.square()
+        return mean.to(y.dtype), torch.where(constant, 0.0, yy).to(y.dtype)
 
     def _shift_and_sum(self, x: Tensor) -> Tensor:
-        assert self.centred is not None
-        return torch.cat([x.T @ self.centred[self.rows + int(lag)] for lag in self.lags], dim=1)
+        places = [self.block.place(int(lag)) for lag in self.block.lags]
+        return torch.cat([x.T @ self.block.y[:, at].T for at in places], dim=1)
 
-    def _prepare(self, y: Tensor, starts: np.ndarray, stops: np.ndarray) -> None:
+    def _prepare(self) -> None:
+        y = self.block.y
         self.length = SEGMENT + self.span + (SEGMENT + self.span) % 2
         pieces = [
             (s, min(s + SEGMENT, stop))
-            for start, stop in zip(starts, stops, strict=True)
+            for start, stop in zip(self.starts, self.stops, strict=True)
             for s in range(start, stop, SEGMENT)
         ]
-        n = len(y)
         at = torch.tensor([s for s, _ in pieces], device=y.device)[:, None]
-        at = at + self.first + torch.arange(self.length, device=y.device)
-        self.y_spectra = torch.fft.rfft(y[at.clamp(0, n - 1)], dim=1).transpose(0, 1).contiguous()
-        inside = torch.cat(
-            [i * self.length + torch.arange(b - a) for i, (a, b) in enumerate(pieces)]
-        )
-        self.places, self.n_pieces = inside.to(y.device), len(pieces)
-        self.back = _inverse_transform(self.length, self.lags - self.first).to(y)
+        at = at + torch.arange(self.length, device=y.device)
+        windows = y[:, at.clamp(max=y.shape[1] - 1)]  # (T, pieces, length)
+        self.y_spectra = torch.fft.rfft(windows).permute(2, 1, 0).contiguous()
+        inside = [i * self.length + torch.arange(b - a) for i, (a, b) in enumerate(pieces)]
+        self.places, self.n_pieces = torch.cat(inside).to(y.device), len(pieces)
+        self.back = _inverse_transform(self.length, self.block.lags - self.block.lags.min()).to(y)
 
     def _multiply(self, x: Tensor) -> Tensor:
         """Return the sums of products, shape (p, L * T)."""
@@ -221,7 +280,8 @@ def _runs(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _accumulate(first: Tensor, changes: Tensor) -> Tensor:
-    return torch.cat([first[None], first + changes.cumsum(0)])
+    """Return the values (span + 1, T) that begin with `first` and change by `changes` (T, span)."""
+    return torch.cat([first[None], first + changes.T.cumsum(0)])
 
 
 def _inverse_transform(length: int, at: np.ndarray) -> Tensor:

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from bids_speechdecode.encoding.folds import Folds
 from bids_speechdecode.encoding.grams import (
+    Block,
     Features,
     Responses,
+    measure_spread,
     pool_features,
     pool_responses,
-    sum_features,
-    sum_of,
     sum_responses,
 )
 from bids_speechdecode.encoding.penalties import HeldOut, chunks, decompose
@@ -33,28 +33,22 @@ Advance = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Problem:
-    """Data on the device, and the sums of the features over each block.
+    """Data on the device, in blocks.
 
     Attributes
     ----------
-    x : Tensor, shape (n, p)
-    y : Tensor, shape (n, T)
-        Zero where it was NaN.
+    blocks : list of Block
     broken : Tensor of bool, shape (T,)
         Electrodes that have NaN where they should have a response.
-    rows : list of arrays of int
-        Samples of the features used in each block.
-    features : list of Features
-        One per block.
     alphas : Tensor of float64, shape (A,)
+    n : int
+        Number of samples, of blocks or not.
     """
 
-    x: Tensor
-    y: Tensor
+    blocks: list[Block]
     broken: Tensor
-    rows: list[np.ndarray]
-    features: list[Features]
     alphas: Tensor
+    n: int
 
     @classmethod
     def prepare(
@@ -75,39 +69,42 @@ class Problem:
             too short.
         """
         rows = folds.list_rows(lags)
-        data = as_tensor(x, device), as_tensor(y, device)
-        penalties = torch.as_tensor(np.atleast_1d(np.asarray(alphas, dtype=float)))
-        _check(*data, folds, rows, penalties)
-        missing = ~data[1].isfinite()
-        valid = torch.as_tensor(folds.valid, device=data[1].device)
-        return cls(
-            data[0],
-            torch.where(missing, 0.0, data[1]),
-            missing[valid].any(0),
-            rows,
-            [sum_features(data[0][r]) for r in rows],
-            penalties.to(data[0].device),
-        )
+        features, responses = as_tensor(x, device), as_tensor(y, device)
+        penalties = torch.as_tensor(np.atleast_1d(np.asarray(alphas, dtype=float)), device=device)
+        _check(features, responses, folds, penalties)
+        blocks = [Block(features, responses, r, lags) for r in rows]
+        _check_finite(blocks)
+        broken = find_broken(responses, folds.valid)
+        return cls(blocks, broken, penalties, len(responses))
+
+    @property
+    def features(self) -> list[Features]:
+        """Sums of the features of each block."""
+        return [block.features for block in self.blocks]
 
     @property
     def n_folds(self) -> int:
         """Number of blocks."""
-        return len(self.rows)
+        return len(self.blocks)
 
-    def centred(self, block: int) -> Tensor:
-        """Return the features of a block without their mean, shape (m, p)."""
-        return self.x[self.rows[block]] - self.features[block].mean
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return self.blocks[0].x.shape[1]
 
-    def responses_at(self, block: int, lag: Tensor) -> Tensor:
-        """Return the responses that follow the block's samples by `lag` (T,), shape (m, T)."""
-        rows = torch.as_tensor(self.rows[block], device=self.y.device)
-        if bool((lag == lag[0]).all()):
-            return self.y[rows + lag[0]]
-        out = self.y.new_empty(len(rows), len(lag))
-        for one in lag.unique():
-            some = (lag == one).nonzero()[:, 0]
-            out[:, some] = self.y[(rows + one)[:, None], some]
-        return out
+    @property
+    def n_targets(self) -> int:
+        """Number of electrodes."""
+        return len(self.broken)
+
+
+def find_broken(y: Tensor, valid: np.ndarray) -> Tensor:
+    """Return which columns (T,) of `y` (n, T) have a value that is not finite where `valid`."""
+    suspect = (~y.sum(0).isfinite()).nonzero()[:, 0]
+    broken = torch.zeros(y.shape[1], dtype=torch.bool, device=y.device)
+    where = torch.as_tensor(np.flatnonzero(valid), device=y.device)
+    broken[suspect] = (~y[where[:, None], suspect].isfinite()).any(0)
+    return broken
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,7 @@ class Fit:
 
 def fit_nested(
     problem: Problem,
-    lag: Tensor,
+    lag: np.ndarray,
     scalings: Tensor | None = None,
     on_progress: Advance | None = None,
 ) -> Fit:
@@ -145,16 +142,15 @@ def fit_nested(
     Parameters
     ----------
     problem : Problem
-    lag : Tensor of int, shape (n_folds, T), samples
+    lag : array of int, shape (n_folds, T), samples
         At which each electrode is predicted in each outer fold.
     scalings : Tensor, shape (R, p), optional
         What the standardised features are multiplied with, each to be tried; one of ones if left
         out. Bands of features with penalties of their own are bands with factors of their own.
     """
-    scalings = torch.ones(1, problem.x.shape[1]) if scalings is None else scalings
-    scalings = scalings.to(problem.x)
+    scalings = torch.ones(1, problem.n_features) if scalings is None else scalings
+    scalings = scalings.to(problem.blocks[0].x)
     advance = on_progress or (lambda share: None)
-    lag = lag.to(problem.y.device)
     sums = _sum_blocks(problem, lag)
     advance(0.3)
     scores = _score_inner(problem, sums, scalings, lambda share: advance(0.5 * share))
@@ -169,29 +165,36 @@ def fit_nested(
     return _predict(problem, lag, alpha, scaling, fits)
 
 
-def _sum_blocks(problem: Problem, lag: Tensor) -> list[dict[int, Responses]]:
+def _sum_blocks(problem: Problem, lag: np.ndarray) -> list[dict[int, Responses]]:
     """Return for each outer fold the sums of its training blocks at its electrodes' lags."""
     n_folds = problem.n_folds
     sums: list[dict[int, Responses]] = [{} for _ in range(n_folds)]
     for b in range(n_folds):
-        x = problem.centred(b)
+        block = problem.blocks[b]
         others = [k for k in range(n_folds) if k != b]
         for i, k in enumerate(others):
-            same = [j for j in others[:i] if torch.equal(lag[j], lag[k])]
+            same = [j for j in others[:i] if np.array_equal(lag[j], lag[k])]
             if same:
                 sums[k][b] = sums[same[0]][b]
             else:
-                sums[k][b] = sum_responses(x, problem.responses_at(b, lag[k]))
+                sums[k][b] = sum_block(block, lag[k])
     return sums
+
+
+def sum_block(block: Block, lag: np.ndarray) -> Responses:
+    """Return the sums of a block at the lag of each electrode, shape (T,)."""
+    sums = sum_responses(block.x, block.responses(lag))
+    dust = 1e-12 * len(block) * block.offset.square()
+    return Responses(sums.mean + block.offset, sums.xy, torch.where(sums.yy > dust, sums.yy, 0.0))
 
 
 def _score_inner(
     problem: Problem, sums: list[dict[int, Responses]], scalings: Tensor, advance: Advance
 ) -> Tensor:
     """Return the mean correlation over inner folds, shape (n_folds, R, A, T)."""
-    n_folds, n_targets = problem.n_folds, problem.y.shape[1]
+    n_folds, n_targets = problem.n_folds, problem.n_targets
     shape = n_folds, len(scalings), len(problem.alphas), n_targets
-    scores = torch.zeros(shape, dtype=torch.float64, device=problem.x.device)
+    scores = torch.zeros(shape, dtype=torch.float64, device=problem.alphas.device)
     pairs = list(itertools.combinations(range(n_folds), 2))
     for a, b in pairs:
         train = [k for k in range(n_folds) if k not in (a, b)]
@@ -214,7 +217,7 @@ def _correlate(
 ) -> Tensor:
     features = [problem.features[k] for k in train]
     parts = []
-    for some in chunks(len(scale), problem.y.shape[1]):
+    for some in chunks(len(scale), problem.n_targets):
         xy = pool_responses(features, [sums[k].columns(some) for k in train]).xy
         held = sums[inner].columns(some)
         parts.append(held_out.correlate(xy * scale[:, None], held.xy * scale[:, None], held.yy))
@@ -269,51 +272,57 @@ def _fit_outer(
 
 def _predict(
     problem: Problem,
-    lag: Tensor,
+    lag: np.ndarray,
     alpha: Tensor,
     scaling: Tensor,
     fits: list[tuple[Tensor, Tensor, Tensor]],
 ) -> Fit:
-    prediction = torch.full_like(problem.y, torch.nan)
-    r = torch.empty_like(alpha)
-    r2 = torch.empty_like(alpha)
+    prediction = fits[0][0].new_full((problem.n_targets, problem.n), torch.nan)
+    r, r2 = torch.empty_like(alpha), torch.empty_like(alpha)
     for k, (weights, mean_x, mean_y) in enumerate(fits):
-        rows = torch.as_tensor(problem.rows[k], device=problem.x.device)
-        held = (problem.x[rows] - mean_x) @ weights + mean_y
-        r[k], r2[k] = score(problem.responses_at(k, lag[k]), held)
+        block = problem.blocks[k]
+        level = mean_y - block.offset + (block.features.mean - mean_x) @ weights
+        held = torch.addmm(level[:, None], weights.T, block.x.T)  # (T, m)
+        r[k], r2[k] = score(block.responses(lag[k]), held, block.offset)
         unknown = alpha[k].isnan() | problem.broken
         r[k, unknown] = r2[k, unknown] = torch.nan
-        held[:, unknown] = torch.nan
-        _place(prediction, held, rows, lag[k])
+        held[unknown] = torch.nan
+        held += block.offset[:, None]
+        _place(prediction, held, block, lag[k])
     alpha = alpha.masked_fill(problem.broken, torch.nan)
-    return Fit(alpha, scaling, r, r2, prediction, [weights for weights, _, _ in fits])
+    return Fit(alpha, scaling, r, r2, prediction.T, [weights for weights, _, _ in fits])
 
 
-def _place(prediction: Tensor, held: Tensor, rows: Tensor, lag: Tensor) -> None:
-    for one in lag.unique():
-        some = (lag == one).nonzero()[:, 0]
-        prediction[(rows + one)[:, None], some] = held[:, some]
+def _place(prediction: Tensor, held: Tensor, block: Block, lag: np.ndarray) -> None:
+    whole = prediction[:, block.first : block.first + block.y.shape[1]]
+    places = {one: block.place(int(one)) for one in np.unique(lag)}
+    for target, one in enumerate(lag):
+        whole[target, places[one]] = held[target]
 
 
-def score(y: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
+def score(y: Tensor, prediction: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """Return correlation and 1 - (squared error / squared deviation), (T,); NaN if y is constant.
+
+    Parameters
+    ----------
+    y, prediction : Tensor, shape (T, m)
+        Less `offset`, shape (T,).
 
     Examples
     --------
-    >>> y = torch.tensor([[0.0], [1.0], [2.0]])
-    >>> [round(float(s), 6) for s in score(y, 2 * y)]
+    >>> y = torch.tensor([[0.0, 1.0, 2.0]])
+    >>> [round(float(s), 6) for s in score(y, 2 * y, torch.zeros(1))]
     [1.0, -1.5]
     """
-    n = len(y)
-    error = ((y - prediction) ** 2).sum(0, dtype=torch.float64)
-    y = y - y.mean(0, dtype=torch.float64).to(y.dtype)
-    prediction = prediction - prediction.mean(0, dtype=torch.float64).to(y.dtype)
-    yy = (y * y).sum(0, dtype=torch.float64)
-    pp = (prediction * prediction).sum(0, dtype=torch.float64)
-    both = (y * prediction).sum(0, dtype=torch.float64)
+    m = y.shape[1]
+    mean, yy = measure_spread(y)
+    mean_p, pp = measure_spread(prediction)
+    error = torch.linalg.vector_norm(y - prediction, dim=1).square()
+    both = torch.linalg.vecdot(y, prediction) - m * mean * mean_p
     # A constant is a constant, also where rounding leaves some dust of it.
-    r = torch.where((yy > 0) & (pp > 1e-12 * n * yy / n), both / (yy * pp).sqrt(), torch.nan)
-    return r, torch.where(yy > 0, 1 - error / yy, torch.nan)
+    varies = yy > 1e-12 * m * offset.square()
+    r = torch.where(varies & (pp > 1e-12 * yy), both / (yy * pp).sqrt(), torch.nan)
+    return r.double(), torch.where(varies, 1 - error / yy, torch.nan).double()
 
 
 def as_tensor(values: ArrayLike, device: str | torch.device) -> Tensor:
@@ -323,7 +332,7 @@ def as_tensor(values: ArrayLike, device: str | torch.device) -> Tensor:
     return torch.as_tensor(np.asarray(values, dtype=np.float32), device=device)
 
 
-def _check(x: Tensor, y: Tensor, folds: Folds, rows: list[np.ndarray], alphas: Tensor) -> None:
+def _check(x: Tensor, y: Tensor, folds: Folds, alphas: Tensor) -> None:
     n = len(folds.block)
     if x.ndim != 2 or y.ndim != 2 or len(x) != n or len(y) != n:
         raise DataError(
@@ -340,11 +349,13 @@ def _check(x: Tensor, y: Tensor, folds: Folds, rows: list[np.ndarray], alphas: T
         )
     if not bool((alphas > 0).all()) or not bool(alphas.isfinite().all()):
         raise DataError("Penalties must be positive numbers.", found=str(alphas.tolist()))
-    bad = int((~x[np.concatenate(rows)].isfinite()).any(1).sum())
-    if bad:
+
+
+def _check_finite(blocks: Sequence[Block]) -> None:
+    if any(not bool(block.features.xx.isfinite().all()) for block in blocks):
         raise DataError(
             "The features are not finite where they are used.",
             expected="finite features at every valid sample",
-            found=f"{bad} samples with NaN or infinity",
+            found="NaN or infinity (or values whose squares overflow) in the features",
             fix="Mark these samples as not valid, or repair the features.",
         )

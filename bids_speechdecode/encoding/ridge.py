@@ -19,14 +19,21 @@ from torch import Tensor
 
 from bids_speechdecode.encoding.folds import Folds
 from bids_speechdecode.encoding.grams import (
+    Block,
     Features,
     Responses,
     pool_features,
     pool_responses,
-    sum_features,
-    sum_responses,
 )
-from bids_speechdecode.encoding.nested import Fit, Problem, as_tensor, fit_nested, standardise
+from bids_speechdecode.encoding.nested import (
+    Fit,
+    Problem,
+    as_tensor,
+    find_broken,
+    fit_nested,
+    standardise,
+    sum_block,
+)
 from bids_speechdecode.encoding.penalties import HeldOut, chunks, decompose
 from bids_speechdecode.encoding.screening import screen_lags
 
@@ -144,7 +151,7 @@ def fit_lagged_ridge(
         screened = screen_lags(problem, lags, screen, lambda share: advance(0.6 * share))
         lag = screened.lag
     else:
-        lag = torch.full((folds.n_folds, problem.y.shape[1]), int(lags[0]))
+        lag = np.full((folds.n_folds, problem.n_targets), lags[0])
     rest = 0.4 if n_lags > 1 else 1.0
     fit = fit_nested(problem, lag, on_progress=lambda share: advance(rest * share))
     profile = screened.profile if n_lags > 1 else fit.r.mean(0)[None]
@@ -152,12 +159,12 @@ def fit_lagged_ridge(
 
 
 def _collect(
-    fit: Fit, lag: Tensor, profile: Tensor, lags: np.ndarray, keep_weights: bool
+    fit: Fit, lag: np.ndarray, profile: Tensor, lags: np.ndarray, keep_weights: bool
 ) -> LaggedRidge:
-    chosen = lag.to(fit.alpha).masked_fill(fit.alpha.isnan(), torch.nan)
+    alpha = to_numpy(fit.alpha)
     return LaggedRidge(
-        lag=to_numpy(chosen),
-        alpha=to_numpy(fit.alpha),
+        lag=np.where(np.isnan(alpha), np.nan, lag),
+        alpha=alpha,
         prediction=to_numpy(fit.prediction),
         r=to_numpy(fit.r.mean(0)),
         r2=to_numpy(fit.r2.mean(0)),
@@ -201,14 +208,11 @@ def fit_ridge_cv(
     """
     features_x, responses = as_tensor(x, device), as_tensor(y, device)
     penalties = torch.as_tensor(np.atleast_1d(np.asarray(alphas, float)), device=responses.device)
-    broken = (~responses[torch.as_tensor(blocks >= 0)].isfinite()).any(0)
-    responses = torch.where(responses.isfinite(), responses, 0.0)
+    broken = find_broken(responses, blocks >= 0)
     rows = [np.flatnonzero(blocks == b) for b in np.unique(blocks[blocks >= 0])]
-    features = [sum_features(features_x[r]) for r in rows]
-    sums = [
-        sum_responses(features_x[r] - f.mean, responses[r])
-        for r, f in zip(rows, features, strict=True)
-    ]
+    cut = [Block(features_x, responses, r, np.zeros(1, dtype=int)) for r in rows]
+    features = [block.features for block in cut]
+    sums = [sum_block(block, np.zeros(len(broken), dtype=int)) for block in cut]
     scores = torch.stack(
         [_validate(features, sums, k, penalties, standardised) for k in range(len(rows))]
     ).mean(0)

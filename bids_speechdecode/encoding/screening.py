@@ -33,13 +33,13 @@ class Screened:
 
     Attributes
     ----------
-    lag : Tensor of int, shape (n_folds, T), samples
+    lag : array of int, shape (n_folds, T), samples
     profile : Tensor of float64, shape (L, T)
         Mean over outer folds of the held-out correlation at each lag, with the penalty of each
         lag chosen in the inner folds.
     """
 
-    lag: Tensor
+    lag: np.ndarray
     profile: Tensor
 
 
@@ -73,22 +73,21 @@ def screen_lags(problem: Problem, lags: np.ndarray, screen: int, advance: Advanc
     advance : callable
         Called with shares of the work done.
     """
-    n_folds, n_targets = problem.n_folds, problem.y.shape[1]
-    lagged = [LaggedResponses(problem.y, rows, lags) for rows in problem.rows]
-    choices = torch.as_tensor(lags, device=problem.y.device)
+    n_folds, n_targets = problem.n_folds, problem.n_targets
+    lagged = [LaggedResponses(block) for block in problem.blocks]
     lag, profiles = [], []
     for k in range(n_folds):
         space = _reduce(problem, lagged, k, screen)
         scores = _score_inner(problem, space, k)  # (A, L * T)
         best, penalty = scores.nan_to_num(nan=-np.inf).max(0)
-        lag.append(choices[best.view(-1, n_targets).argmax(0)])
+        lag.append(lags[best.view(-1, n_targets).argmax(0).cpu().numpy()])
         profile = _score_outer(problem, space, k, problem.alphas[penalty])
         profile[best.isinf()] = torch.nan
         profiles.append(profile.view(-1, n_targets))
         advance(1 / n_folds)
     profile = torch.stack(profiles).mean(0)
     profile[:, problem.broken] = torch.nan
-    return Screened(torch.stack(lag), profile)
+    return Screened(np.stack(lag), profile)
 
 
 def _reduce(problem: Problem, lagged: list[LaggedResponses], k: int, screen: int) -> _Space:
@@ -97,13 +96,13 @@ def _reduce(problem: Problem, lagged: list[LaggedResponses], k: int, screen: int
     pooled = pool_features(train)
     basis = None
     scale = torch.ones_like(pooled.mean)
-    if problem.x.shape[1] > screen:
+    if problem.n_features > screen:
         scale = standardise(pooled)
         basis = decompose(pooled.xx * scale[:, None] * scale).vectors[:, -screen:].contiguous()
     features = [transform(f, scale, pooled.mean, basis) for f in problem.features]
     responses = []
     for b in range(problem.n_folds):
-        x = problem.centred(b)
+        x = problem.blocks[b].x
         responses.append(lagged[b].sum_with(x if basis is None else x @ (scale[:, None] * basis)))
     return _Space(features, responses, standardised=basis is not None)
 
@@ -112,7 +111,7 @@ def _score_inner(problem: Problem, space: _Space, k: int) -> Tensor:
     """Return the mean correlation over the inner folds of fold k, shape (A, L * T)."""
     others = [b for b in range(problem.n_folds) if b != k]
     n_columns = len(space.responses[0].mean)
-    scores = problem.x.new_zeros(len(problem.alphas), n_columns)
+    scores = space.features[0].xx.new_zeros(len(problem.alphas), n_columns)
     for inner in others:
         train = [b for b in others if b != inner]
         scale, spectrum = space.train(train)
