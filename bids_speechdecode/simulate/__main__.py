@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,17 @@ from typing import Any
 import click
 
 from bids_speechdecode.errors import SpeechDecodeError, UsageError
-from bids_speechdecode.simulate import PRESETS, SimulationSettings, simulate_dataset
-from bids_speechdecode.simulate.settings import FORMATS
+from bids_speechdecode.simulate import (
+    PAIR_PRESETS,
+    PRESETS,
+    PairSettings,
+    SimulationSettings,
+    simulate_dataset,
+)
+from bids_speechdecode.simulate.settings import FORMATS, LATENTS
 
 _HELP = {
-    "participants": "number of participants",
+    "participants": "number of participants (with iEEG)",
     "days": "days of recording, one session each",
     "ambient_runs": "ambient recordings per day",
     "ambient_minutes": "minutes of each ambient recording",
@@ -24,6 +31,14 @@ _HELP = {
     "shafts": "sEEG shafts per participant",
     "contacts": "contacts per shaft",
     "best_correlation": "of the best contact's response with response plus background",
+    "fmri_participants": "number of participants with fMRI (pair)",
+    "podcast_minutes": "minutes of the podcast that is heard with iEEG (pair)",
+    "stories": "stories heard with fMRI, one run each (pair)",
+    "story_minutes": "minutes of each story (pair)",
+    "change": "size of the planted change of the speech model, relative to its weights (pair)",
+    "best_voxel_correlation": "of the best voxel's signal with signal plus noise (pair)",
+    "repetition_time": "of the fMRI, in seconds (pair)",
+    "voxels": "along each edge of the volume (pair)",
     "line_frequency": "of the mains, in hertz",
     "seed": "the same seed gives the same bytes",
 }
@@ -31,9 +46,21 @@ _HELP = {
 
 def _options(command: Any) -> Any:
     """Give the command one option per setting; unset ones are the preset's."""
-    for field in reversed(dataclasses.fields(SimulationSettings)):
+    fields = {
+        field.name: field
+        for settings in (SimulationSettings, PairSettings)
+        for field in dataclasses.fields(settings)
+    }
+    for field in reversed(fields.values()):
         name = f"--{field.name.replace('_', '-')}"
-        if field.name == "format":
+        if field.name == "latent":
+            option = click.option(
+                "--truth",
+                "latent",
+                type=click.Choice(LATENTS),
+                help="what is followed: features of a changed speech model, or its own (pair)",
+            )
+        elif field.name == "format":
             option = click.option(name, type=click.Choice(FORMATS), help="of the recordings")
         else:
             kind = type(field.default)
@@ -44,10 +71,14 @@ def _options(command: Any) -> Any:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--preset", type=click.Choice(list(PRESETS)), default="demo", show_default=True)
+@click.option(
+    "--preset", type=click.Choice([*PRESETS, *PAIR_PRESETS]), default="demo", show_default=True
+)
 @_options
 def command(out: Path, preset: str, **options: Any) -> None:
     """Write a simulated iEEG-BIDS dataset with known truth to the new folder OUT."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("bids_speechdecode.simulate").setLevel(logging.INFO)
     given = {name: value for name, value in options.items() if value is not None}
     simulate_dataset(out, preset=preset, **given)
     click.echo(f"simulated dataset written to {out}")

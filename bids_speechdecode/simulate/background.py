@@ -12,6 +12,7 @@ SLOW_RMS = 30.0  # µV of the background in that band, before differences betwee
 _EXPONENT = 1.8  # of the background's power over frequency
 _CARRIER_RMS = 3.0  # µV of local high-gamma activity
 _CARRIER_BAND = (70.0, 150.0)  # hertz
+_AMPLITUDE_BAND = 10.0  # hertz, of changes of the carrier's amplitude that count
 _AMPLIFIER_RMS = 0.8  # µV
 _LINE_AMPLITUDE = 8.0  # µV
 _REFERENCE_SHARE = 0.25  # of SLOW_RMS, common to all channels
@@ -34,6 +35,32 @@ def power_law_filter(rate: float) -> np.ndarray:
     variance = np.sum(np.abs(response[inside]) ** 2) / len(frequencies)
     sections[0, :3] /= np.sqrt(variance)
     return sections
+
+
+def rise_for(correlation: np.ndarray, scale: np.ndarray, rate: float) -> np.ndarray:
+    """Return by how much the carrier must rise per unit of response to correlate so strongly.
+
+    With carrier power C and background power B between 70 and 150 Hz, the amplitude of both
+    rises by ``C / (C + B)`` of what the carrier rises. Chance varies it by ``0.25`` of its mean:
+    Gaussian noise of bandwidth W = 80 Hz has an amplitude of variance ``4 / pi - 1``, squared
+    means, of which ``2 f / W - (f / W)^2`` lies below f = 10 Hz.
+
+    Parameters
+    ----------
+    correlation : array, shape (n,)
+        Of the amplitude up to 10 Hz with the response, below 1.
+    scale : array, shape (n,)
+        Of each contact's background, relative.
+    """
+    low, high = _CARRIER_BAND[0], min(_CARRIER_BAND[1], 0.45 * rate)
+    frequencies, response = sosfreqz(power_law_filter(rate), worN=2**16, fs=rate)
+    inside = (frequencies >= low) & (frequencies <= high)
+    background = np.sum(np.abs(response[inside]) ** 2) / len(frequencies) * (SLOW_RMS * scale) ** 2
+    background = background + _AMPLIFIER_RMS**2 * (high - low) / (rate / 2)
+    below = _AMPLITUDE_BAND / (high - low)
+    chance = np.sqrt((4 / np.pi - 1) * (2 * below - below**2))
+    share = _CARRIER_RMS**2 / (_CARRIER_RMS**2 + background)
+    return correlation / np.sqrt(1 - correlation**2) * chance / share
 
 
 class _Filter:

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,12 @@ class _Plan:
 
 
 def write_dataset(root: Path, settings: SimulationSettings) -> Path:
-    """Write the dataset and return its folder, which appears only when it is complete.
+    """Write the dataset and return its folder; raises as `fill_folder`."""
+    return fill_folder(root, lambda folder: _fill(folder, settings))
+
+
+def fill_folder(root: Path, fill: Callable[[Path], None]) -> Path:
+    """Have a dataset written and return its folder, which appears only when it is complete.
 
     Raises
     ------
@@ -68,7 +74,7 @@ def write_dataset(root: Path, settings: SimulationSettings) -> Path:
     except OSError as error:
         raise CannotWriteError(f"cannot write: {error.strerror}", where=root) from error
     try:
-        _fill(unfinished, settings)
+        fill(unfinished)
         unfinished.replace(root)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

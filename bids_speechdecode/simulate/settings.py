@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from bids_speechdecode.errors import UsageError, did_you_mean
 
 Format = Literal["brainvision", "edf"]
 FORMATS: tuple[str, ...] = get_args(Format)
+Latent = Literal["planted", "untuned"]
+LATENTS: tuple[str, ...] = get_args(Latent)
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,48 @@ PRESETS = {
     ),
 }
 
+
+@dataclass(frozen=True)
+class PairSettings:
+    """Sizes of the simulated pair: iEEG and fMRI that follow the same features of a speech model."""
+
+    participants: int = 6  # with iEEG
+    fmri_participants: int = 3
+    podcast_minutes: float = 12.0  # heard by all with iEEG
+    stories: int = 12  # heard by all with fMRI, one run each
+    story_minutes: float = 5.0  # of each story
+    # What is followed: features of the changed speech model, or the untuned model's own.
+    latent: Latent = "planted"
+    # Of the planted change, relative to the weights. Chosen because the untuned features then
+    # explain 60 to 80 % of the variance of the latent ones (see docs/simulation.md).
+    change: float = 0.6
+    # Of the best contact's high-gamma amplitude with what it follows, up to 10 Hz.
+    best_correlation: float = 0.3
+    best_voxel_correlation: float = 0.5  # of the best voxel's signal with signal plus noise
+    repetition_time: float = 2.0
+    voxels: int = 6  # along each edge of the volume
+    sampling_rate: float = 512.0
+    shafts: int = 2
+    contacts: int = 4
+    line_frequency: float = 50.0
+    format: Format = "brainvision"
+    seed: int = 0
+
+
+PAIR_PRESETS = {
+    "encoding": PairSettings(),
+    "encoding-tiny": PairSettings(
+        participants=2,
+        fmri_participants=1,
+        podcast_minutes=1.0,
+        stories=4,
+        story_minutes=0.5,
+        voxels=4,
+    ),
+}
+
+_Settings = TypeVar("_Settings", SimulationSettings, PairSettings)
+
 # Smallest and largest value of every number; below, nothing meaningful can be simulated.
 _RANGES: dict[str, tuple[float, float]] = {
     "participants": (1, 99),
@@ -63,6 +108,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "best_correlation": (0, 0.9),
     "line_frequency": (50, 60),
     "seed": (0, 2**63),
+    "fmri_participants": (1, 99),
+    "podcast_minutes": (0.3, 1440),
+    "stories": (1, 99),
+    "story_minutes": (0.3, 1440),
+    "change": (0, 9),
+    "best_voxel_correlation": (0, 0.9),
+    "repetition_time": (0.3, 10),
+    "voxels": (3, 99),
 }
 
 
@@ -79,29 +132,40 @@ def make_settings(preset: str = "demo", **overrides: Any) -> SimulationSettings:
     >>> make_settings("tiny", participants=1).participants
     1
     """
-    if preset not in PRESETS:
+    return _make(PRESETS, preset, overrides)
+
+
+def make_pair_settings(preset: str = "encoding", **overrides: Any) -> PairSettings:
+    """Return a preset of the pair with some fields set otherwise; raises as `make_settings`."""
+    return _make(PAIR_PRESETS, preset, overrides)
+
+
+def _make(presets: Mapping[str, _Settings], preset: str, overrides: Mapping[str, Any]) -> _Settings:
+    """Return a preset with some fields set otherwise, or raise."""
+    if preset not in presets:
+        every = (*PRESETS, *PAIR_PRESETS)
         raise UsageError(
             f"there is no preset {preset!r}",
-            expected=", ".join(PRESETS),
-            fix=did_you_mean(preset, PRESETS),
+            expected=", ".join(every),
+            fix=did_you_mean(preset, every),
         )
-    known = [field.name for field in dataclasses.fields(SimulationSettings)]
+    known = [field.name for field in dataclasses.fields(presets[preset])]
     for name in overrides:
         if name not in known:
             raise UsageError(
-                f"the simulation has no setting {name!r}",
+                f"the simulation {preset!r} has no setting {name!r}",
                 expected=", ".join(known),
                 fix=did_you_mean(name, known),
             )
-    settings = dataclasses.replace(PRESETS[preset], **overrides)
+    settings = dataclasses.replace(presets[preset], **overrides)
     _check(settings)
     return settings
 
 
-def _check(settings: SimulationSettings) -> None:
+def _check(settings: SimulationSettings | PairSettings) -> None:
     """Raise if a value is out of range."""
     for name, (low, high) in _RANGES.items():
-        value = getattr(settings, name)
+        value = getattr(settings, name, low)
         if not low <= value <= high:
             raise UsageError(
                 f"{name} cannot be {value}", expected=f"{low} to {high}", found=str(value)
@@ -111,6 +175,12 @@ def _check(settings: SimulationSettings) -> None:
             f"cannot write the format {settings.format!r}",
             expected=", ".join(FORMATS),
             fix=did_you_mean(settings.format, FORMATS),
+        )
+    if isinstance(settings, PairSettings) and settings.latent not in LATENTS:
+        raise UsageError(
+            f"the truth cannot be {settings.latent!r}",
+            expected=", ".join(LATENTS),
+            fix=did_you_mean(settings.latent, LATENTS),
         )
     if settings.format == "edf" and settings.sampling_rate % 1:
         raise UsageError(

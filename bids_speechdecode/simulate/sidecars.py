@@ -79,12 +79,12 @@ def write_tsv(path: Path, table: pd.DataFrame) -> None:
     table.to_csv(path, sep="\t", index=False, na_rep="n/a", lineterminator="\n")
 
 
-def write_top_level(root: Path, participants: Sequence[Participant]) -> None:
-    """Write what concerns the whole dataset."""
+def write_description(root: Path, name: str, readme: str) -> None:
+    """Write what every simulated dataset says of itself; the name must say that it is simulated."""
     write_json(
         root / "dataset_description.json",
         {
-            "Name": "Simulated intracranial EEG of heard speech (simulated)",
+            "Name": name,
             "BIDSVersion": BIDS_VERSION,
             "DatasetType": "raw",
             "License": "CC0-1.0",
@@ -98,8 +98,13 @@ def write_top_level(root: Path, participants: Sequence[Participant]) -> None:
             ],
         },
     )
-    (root / "README.md").write_text(_README.format(version=__version__), encoding="utf-8")
+    (root / "README.md").write_text(readme.format(version=__version__), encoding="utf-8")
     (root / "CHANGES").write_text(f"{__version__} 2026-01-01\n  - Simulated.\n", encoding="utf-8")
+
+
+def write_top_level(root: Path, participants: Sequence[Participant]) -> None:
+    """Write what concerns the whole dataset."""
+    write_description(root, "Simulated intracranial EEG of heard speech (simulated)", _README)
     sides = ["left" if p.brain.contacts[0].position_mm[0] < 0 else "right" for p in participants]
     ids = [f"sub-{p.label}" for p in participants]
     write_tsv(
@@ -113,7 +118,12 @@ def write_top_level(root: Path, participants: Sequence[Participant]) -> None:
             "simulated": {"Description": "This participant does not exist"},
         },
     )
-    for task in ("ambient", "audiobook"):
+    write_event_columns(root, ("ambient", "audiobook"))
+
+
+def write_event_columns(root: Path, tasks: Sequence[str]) -> None:
+    """Write the explanation of events.tsv for every task."""
+    for task in tasks:
         write_json(root / f"task-{task}_events.json", _EVENT_COLUMNS)
 
 
@@ -174,6 +184,7 @@ def write_ieeg_json(
     description = {
         "ambient": "Simulated life in a hospital room.",
         "audiobook": "Simulated listening to a story.",
+        "podcast": "Simulated listening to a podcast.",
     }
     write_json(
         path,
