@@ -233,9 +233,9 @@ def minimum_detectable_difference(
     Returns
     -------
     float
-        In the unit of `deviation`; NaN below two units or for an unknown deviation.
+        In the unit of `deviation`; NaN below two units or for a deviation that is unknown or 0.
     """
-    if n_units < 2 or not np.isfinite(deviation):
+    if n_units < 2 or not 0 < deviation < np.inf:
         return float("nan")
     scale = deviation / np.sqrt(n_units)
     highest = 2.0
@@ -251,10 +251,10 @@ def units_needed(
     """Return the smallest number of units with which `difference` would be found with `power`.
 
     Enough for the paired t test of `minimum_detectable_difference`, and for the exact two-sided
-    sign-flip test to have any p as small as `alpha` (``2 / 2**n``). None for an unknown deviation
-    or more than 100,000.
+    sign-flip test to have any p as small as `alpha` (``2 / 2**n``). None for more than 100,000 or
+    a deviation that is unknown or 0.
     """
-    if not np.isfinite(deviation):
+    if not 0 < deviation < np.inf:
         return None
     enough = int(np.ceil(1 - np.log2(alpha)))  # for the sign-flip test
 
@@ -274,8 +274,10 @@ def units_needed(
 
 def _t_power(noncentrality: float, n: int, alpha: float) -> float:
     critical = stats.t.ppf(1 - alpha / 2, n - 1)
-    beyond = stats.nct.sf(critical, n - 1, noncentrality)
-    return float(beyond + stats.nct.cdf(-critical, n - 1, noncentrality))
+    right = stats.nct.sf(critical, n - 1, noncentrality)
+    # On the wrong side there is next to nothing, which scipy returns as NaN where it is tiny.
+    wrong = np.nan_to_num(stats.nct.cdf(-critical, n - 1, noncentrality))
+    return float(right + wrong)
 
 
 def _detectable_over_blocks(error: float, n_blocks: int, confidence: float) -> float:

@@ -7,7 +7,7 @@ even useless predictions get a negative r. Means are therefore removed within `f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -54,7 +54,7 @@ def correlate(
     for some in chunk_electrodes(*response.shape):
         x, y, used = paired_deviations(prediction[:, some], response[:, some], folds)
         with np.errstate(invalid="ignore"):
-            r[some] = (x * y).sum(0) / np.sqrt((x**2).sum(0) * (y**2).sum(0))
+            r[some] = _multiply(x, y) / np.sqrt(_multiply(x, x) * _multiply(y, y))
         r[some][used.sum(0) < FEWEST_SAMPLES] = np.nan
     return r
 
@@ -116,27 +116,31 @@ def modulation_scores(
         doi:10.1109/TAU.1967.1161901). Scores are NaN where no stretch is long enough.
     """
     check_shapes(prediction, response, folds)
-    n_electrodes = response.shape[1]
     bands = [(low, min(high, HIGHEST_EDGE * rate)) for low, high in edges]
-    tables = []
-    for low, high in [band for band in bands if band[0] < band[1]]:
-        r, coherence, chance = (np.full(n_electrodes, np.nan) for _ in range(3))
-        for members, stretches in group_stretches(prediction, response, segments, folds):
-            for some in np.array_split(members, -(-len(members) * len(response) // CHUNK)):
-                pair = prediction[:, some].astype(float), response[:, some].astype(float)
-                r[some] = _band_r(*pair, stretches, (low, high), rate)
-                coherence[some], chance[some] = _coherence(*pair, stretches, (low, high), rate)
-        scores = {"r": r, "coherence": coherence, "coherence_chance": chance}
-        tables.append(
-            pd.DataFrame({"electrode": range(n_electrodes), "low": low, "high": high, **scores})
-        )
-    if not tables:
+    bands = [(low, high) for low, high in bands if low < high]
+    if not bands:
         raise DataError(
             "No modulation band lies within what the responses can show.",
             expected=f"low edges below {HIGHEST_EDGE * rate:g} Hz ({HIGHEST_EDGE:g} of the rate)",
             found=", ".join(f"{low:g}-{high:g} Hz" for low, high in edges),
             fix="raise the rate of the responses",
         )
+    n_electrodes = response.shape[1]
+    scores = np.full((3, len(bands), n_electrodes), np.nan)
+    for members, stretches in group_stretches(prediction, response, segments, folds):
+        for some in chunk_electrodes(len(response), len(members)):
+            chosen = members[some]
+            scores[:, :, chosen] = _score_bands(
+                prediction[:, chosen], response[:, chosen], stretches, bands, rate
+            )
+    columns = dict(zip(("r", "coherence", "coherence_chance"), scores, strict=True))
+    tables = [
+        pd.DataFrame(
+            {"electrode": range(n_electrodes), "low": low, "high": high}
+            | {name: values[number] for name, values in columns.items()}
+        )
+        for number, (low, high) in enumerate(bands)
+    ]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -213,7 +217,8 @@ def centre(values: np.ndarray, used: np.ndarray, folds: ArrayLike | None) -> np.
     values = np.where(used, values, 0.0)
     means = (members @ values) / np.maximum(members @ used.astype(float), 1.0)
     deviations = np.where(used, values - means[codes], 0.0)
-    constant = (deviations**2).sum(0) <= CONSTANT**2 * (values**2).sum(0)
+    size, spread = _multiply(values, values), _multiply(deviations, deviations)
+    constant = spread <= CONSTANT**2 * size
     return np.where(constant, 0.0, deviations)
 
 
@@ -260,64 +265,82 @@ def _list_stretches(used: np.ndarray, segments: ArrayLike, folds: ArrayLike | No
     return [slice(start, stop) for start, stop in pairs if used[start]]
 
 
-def _band_r(
+def _score_bands(
     prediction: np.ndarray,
     response: np.ndarray,
     stretches: list[slice],
-    band: tuple[float, float],
+    bands: list[tuple[float, float]],
     rate: float,
 ) -> np.ndarray:
-    sos = butter(FILTER_ORDER, band, "bandpass", fs=rate, output="sos")
-    cycle = round(rate / band[0])
-    edge = max(cycle, round(2 * rate / (band[1] - band[0])))
-    kept: list[list[np.ndarray]] = [[np.empty((0, response.shape[1]))] for _ in range(2)]
-    for stretch in stretches:
-        if stretch.stop - stretch.start < 2 * edge + cycle:
-            continue
-        for pieces, signal in zip(kept, (prediction, response), strict=True):
-            part = signal[stretch] - signal[stretch].mean(axis=0)
-            pieces.append(sosfiltfilt(sos, part, axis=0, padlen=edge)[edge:-edge])
-    # A constant leaves only rounding behind a filter, which must not be correlated.
-    r = correlate(np.concatenate(kept[0]), np.concatenate(kept[1]))
-    return np.where(_varies(prediction, stretches) & _varies(response, stretches), r, np.nan)
+    """Return r, coherence and its chance level, shape (3, n_bands, n_electrodes)."""
+    pairs = [(prediction[s].astype(float), response[s].astype(float)) for s in stretches]
+    scores = np.full((3, len(bands), response.shape[1]), np.nan)
+    if not pairs:
+        return scores
+    for number, band in enumerate(bands):
+        scores[0, number] = _band_r(pairs, band, rate)
+        scores[1, number], scores[2, number] = _coherence(pairs, band, rate)
+    # A constant leaves only rounding behind a filter, which must not be scored.
+    scores[:2, :, ~(_varies(x for x, _ in pairs) & _varies(y for _, y in pairs))] = np.nan
+    return scores
 
 
-def _varies(signal: np.ndarray, stretches: list[slice]) -> np.ndarray:
-    varies = np.zeros(signal.shape[1], bool)
-    for stretch in stretches:
-        part = signal[stretch]
-        varies |= centre(part, np.ones(part.shape, bool), None).any(axis=0)
+def _varies(parts: Iterable[np.ndarray]) -> np.ndarray:
+    varies = np.zeros((), bool)
+    for part in parts:
+        size = np.abs(part).max(axis=0)
+        varies = varies | (part.max(axis=0) - part.min(axis=0) > CONSTANT * size)
     return varies
 
 
+def _band_r(
+    pairs: list[tuple[np.ndarray, np.ndarray]], band: tuple[float, float], rate: float
+) -> np.ndarray | float:
+    sos = butter(FILTER_ORDER, band, "bandpass", fs=rate, output="sos")
+    cycle = round(rate / band[0])
+    edge = max(cycle, round(2 * rate / (band[1] - band[0])))
+    kept = [
+        [
+            sosfiltfilt(sos, part - part.mean(axis=0), axis=0, padlen=edge)[edge:-edge]
+            for part in pair
+        ]
+        for pair in pairs
+        if len(pair[0]) >= 2 * edge + cycle
+    ]
+    if not kept:
+        return np.nan
+    x, y = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    with np.errstate(invalid="ignore"):
+        return _multiply(x, y) / np.sqrt(_multiply(x, x) * _multiply(y, y))
+
+
+def _multiply(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.asarray(np.einsum("te,te->e", x, y))
+
+
 def _coherence(
-    prediction: np.ndarray,
-    response: np.ndarray,
-    stretches: list[slice],
-    band: tuple[float, float],
-    rate: float,
-) -> tuple[np.ndarray, float]:
+    pairs: list[tuple[np.ndarray, np.ndarray]], band: tuple[float, float], rate: float
+) -> tuple[np.ndarray | float, float]:
     length = round(WINDOW_CYCLES / band[0] * rate)
     frequencies = np.fft.rfftfreq(length, 1 / rate)
     rounding = 1e-6 * rate / length
     in_band = (frequencies >= band[0] - rounding) & (frequencies < band[1] - rounding)
     taper = get_window("hann", length)[:, None]
-    n_windows, n_electrodes = 0, response.shape[1]
-    xx, yy = np.zeros((2, in_band.sum(), n_electrodes))
-    xy = np.zeros((in_band.sum(), n_electrodes), complex)
-    for stretch in stretches:
-        for start in range(stretch.start, stretch.stop - length + 1, length // 2):
-            window = slice(start, start + length)
+    n_windows = 0
+    xx, yy, xy = np.zeros(()), np.zeros(()), np.zeros((), complex)
+    for pair in pairs:
+        for start in range(0, len(pair[0]) - length + 1, length // 2):
+            windows = (part[start : start + length] for part in pair)
             x, y = (
-                np.fft.rfft(taper * (signal[window] - signal[window].mean(axis=0)), axis=0)[in_band]
-                for signal in (prediction, response)
+                np.fft.rfft(taper * (window - window.mean(axis=0)), axis=0)[in_band]
+                for window in windows
             )
-            xx, yy, xy = xx + abs(x) ** 2, yy + abs(y) ** 2, xy + x.conj() * y
+            xx, yy, xy = xx + np.abs(x) ** 2, yy + np.abs(y) ** 2, xy + x.conj() * y
             n_windows += 1
-    varies = _varies(prediction, stretches) & _varies(response, stretches)
     if n_windows < 2:  # the coherence of one window is 1, whatever it holds
-        return np.full(n_electrodes, np.nan), np.nan
+        return np.nan, np.nan
     with np.errstate(invalid="ignore", divide="ignore"):
-        coherence = (abs(xy) ** 2 / (xx * yy)).mean(axis=0)
+        coherence = (np.abs(xy) ** 2 / (xx * yy)).mean(axis=0)
     independent = n_windows / (1 + 2 * OVERLAP_CORRELATION * (1 - 1 / n_windows))
-    return np.where(varies, coherence, np.nan), min(1.0, 1 / independent)
+    return coherence, min(1.0, 1 / independent)
