@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -89,7 +88,9 @@ def main() -> None:
         seconds, processor = {"ours": run_ours, "mne": run_mne}[options.side](
             options.header, options.out
         )
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        # Not ru_maxrss: a process inherits that from the one that started it.
+        status = Path("/proc/self/status").read_text().splitlines()
+        peak = next(int(x.split()[1]) for x in status if x.startswith("VmHWM")) / 1024
         print(json.dumps({"seconds": seconds, "processor": processor, "peak_mb": peak}))
         return
     with tempfile.TemporaryDirectory() as name:

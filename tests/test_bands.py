@@ -134,25 +134,32 @@ def test_other_output_rates(tmp_path: Path) -> None:
         assert np.abs(out["highgamma"] - expected).max() < 5e-3 * expected.std()
 
 
-def test_agrees_with_mne(tmp_path: Path) -> None:
-    """The promise to users: as MNE's notch, Butterworth, Hilbert envelope and resample."""
+@pytest.mark.parametrize(("line", "least"), [(None, 0.998), (60.0, 0.99)])
+def test_agrees_with_mne(line: float | None, least: float, tmp_path: Path) -> None:
+    """The promise to users: as MNE's notch, Butterworth, Hilbert envelope and resample.
+
+    Nearly so: their low-pass at 10 Hz and their notches have steeper slopes than ours.
+    """
     mne = pytest.importorskip("mne")
     rate = 512.0
     t = np.arange(int(120 * rate))[:, None] / rate
-    signal = pink(len(t), 3, seed=3) + 2e-5 * np.sin(2 * np.pi * 60 * t)
-    out, found = run(signal, rate, tmp_path, ALL, "average", line_frequency=60.0)
-    assert found.notches == (60.0, 120.0, 180.0)
+    signal = pink(len(t), 3, seed=3)
+    if line:
+        signal = signal + np.array([1e-5, 2e-5, 3e-5]) * np.sin(2 * np.pi * line * t)
+    out, found = run(signal, rate, tmp_path, ALL, "average", line_frequency=line)
+    assert found.notches == ((60.0, 120.0, 180.0) if line else ())
     raw = mne.io.RawArray(signal.T, mne.create_info(3, rate, "seeg"), verbose="error")
     raw.set_eeg_reference("average", ch_type="seeg", verbose="error")
-    # As wide as ours: 2 Hz between the half-amplitude points.
-    raw.notch_filter([60, 120, 180], notch_widths=1.0, trans_bandwidth=1.0, verbose="error")
+    if line:
+        # As wide as ours: 2 Hz between the half-amplitude points.
+        raw.notch_filter([60, 120, 180], notch_widths=1.0, trans_bandwidth=1.0, verbose="error")
+    butterworth = {"order": 4, "ftype": "butter"}
     for band, limits in (BAND_EDGES | HIGH_GAMMA).items():
-        peer = raw.copy().filter(
-            *limits, method="iir", iir_params={"order": 4, "ftype": "butter"}, verbose="error"
-        )
+        peer = raw.copy().filter(*limits, method="iir", iir_params=butterworth, verbose="error")
         peer = peer.apply_hilbert(envelope=True, verbose="error").resample(20.0, verbose="error")
         for ours, theirs in zip(out[band].T, peer.get_data(), strict=True):
-            assert np.corrcoef(ours[60:-60], theirs[60:-60])[0, 1] > 0.995, band
+            assert np.corrcoef(ours[60:-60], theirs[60:-60])[0, 1] > least, band
+            assert np.polyfit(theirs[60:-60], ours[60:-60], 1)[0] == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("reference", ["none", "average", "bipolar"])

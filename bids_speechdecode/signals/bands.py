@@ -278,11 +278,14 @@ class _Carrier:
     gain: FloatArray
     guard: int
 
-    def envelope(self, spectrum: NDArray[np.complex64], n_fft: int) -> FloatArray:
-        """Return the envelope (n_channels, n_fft / step) of a block of `n_fft` rows."""
+    def envelope(
+        self, spectrum: NDArray[np.complex64], n_fft: int, start: int, stop: int
+    ) -> FloatArray:
+        """Return samples `start` to `stop` of a block of `n_fft` rows, (n_samples, n_channels)."""
         part = spectrum[:, self.first : self.first + len(self.gain)] * self.gain
         # That the slice is moved to 0 Hz turns the phase and leaves the magnitude.
-        return np.abs(fft.ifft(part, n_fft // self.step, axis=1, overwrite_x=True))
+        analytic = fft.ifft(part, n_fft // self.step, axis=1, overwrite_x=True)
+        return np.ascontiguousarray(np.abs(analytic[:, start:stop]).T)
 
 
 @dataclass(frozen=True)
@@ -317,14 +320,14 @@ def _gain(
 
 def _span(edges: Edges, rate: float) -> tuple[float, float]:
     """Return the frequencies between which a band holds something."""
-    frequencies = np.linspace(0, rate / 2, 1 << 16)[1:-1]
+    frequencies = np.geomspace(edges[0] / 100, rate / 2, 4096)[:-1]
     inside = frequencies[_gain(frequencies, edges, rate, ()) > _FLOOR]
     return float(inside[0]), float(inside[-1])
 
 
 def _reach(edges: Edges, rate: float, notches: Sequence[float]) -> tuple[float, float]:
     """Return the seconds on each side outside which a filter has the shares _TAIL, _RINGING."""
-    longest = 200 / min(edges[0], edges[1] - edges[0], _NOTCH_WIDTH)  # long after it has faded
+    longest = 60 / min(edges[0], edges[1] - edges[0], _NOTCH_WIDTH)  # long after it has faded
     n = fft.next_fast_len(int(rate * longest), real=True)
     gain = _gain(fft.rfftfreq(n, 1 / rate), edges, rate, notches)
     weight = np.abs(fft.ifft(gain, n))
@@ -509,8 +512,8 @@ def _envelope_blocks(
         blocks = []
         for carrier in bank.carriers:
             wanted = np.arange(bank.half, bank.half + stop - start, carrier.step)
-            columns = slice(wanted[0] // carrier.step, wanted[-1] // carrier.step + 1)
-            envelope = np.ascontiguousarray(carrier.envelope(spectrum, bank.n_fft)[:, columns].T)
+            first = bank.half // carrier.step
+            envelope = carrier.envelope(spectrum, bank.n_fft, first, first + len(wanted))
             if has_missing:
                 near = contacts.outputs_of(_any_near(missing, wanted, carrier.guard))
                 envelope[near] = np.nan
