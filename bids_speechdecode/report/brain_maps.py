@@ -66,8 +66,8 @@ def _shade(group_map: GroupMap, highest: float) -> _Shade:
     name = group_map.name
     scale = CONTRIBUTION if name == "effect" else group_map.scale
     if scale:
-        title, colors = group_map.title or name.capitalize(), ListedColormap(scale.colors)
-        return _Shade(title, colors, 0.5, len(scale.colors) + 0.5, scale)
+        title, classes = group_map.title or name.capitalize(), ListedColormap(scale.colors)
+        return _Shade(title, classes, 0.5, len(scale.colors) + 0.5, scale)
     if name == "n":  # a whole number: one colour each
         n = max(round(highest), 1)
         colors = matplotlib.colormaps["YlGnBu"](np.linspace(0.15, 1, n))

@@ -145,7 +145,11 @@ def _page(report: Path, name: str, found: Encoding, level: str, simulated: bool)
         layers=encoding_words.layers_in_words(found),
         missing=tuple(find_missing(found)),
         notes=tuple(dict.fromkeys(note for table in found.tables.values() for note in table.notes)),
-        values={"n_predicted": len(found.predicted), "n_compared": len(found.drawn) - 1},
+        values={
+            "n_predicted": len(found.predicted),
+            "n_compared": len(found.drawn) - 1,
+            "nyquist": nyquist(found.sidecar),
+        },
     )
 
 

@@ -113,11 +113,10 @@ def _model(label: str, told: Mapping[str, Any]) -> Model:
     )
 
 
-def find_reference(sidecar: Mapping[str, Any], models: Sequence[Model]) -> str:
-    """Return the label of the model that others are compared with."""
-    named = str(sidecar.get("Reference") or "")
+def find_reference(named: object, models: Sequence[Model]) -> str:
+    """Return the label of the model that others are compared with: `named`, or the first."""
     first = models[0].label if models else ""
-    return named if named in [model.label for model in models] else first
+    return str(named) if named in [model.label for model in models] else first
 
 
 def main_model(models: Sequence[Model], reference: str) -> str:

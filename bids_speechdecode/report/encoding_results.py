@@ -102,7 +102,9 @@ class Encoding:
     @cached_property
     def reference(self) -> str:
         """Label of the model that others are compared with."""
-        return find_reference(self.sidecar, self.models)
+        contrasts = self.tables["encodingContrasts"].table["reference"].dropna()
+        named = self.sidecar.get("Reference") or next(iter(contrasts), None)
+        return find_reference(named, self.models)
 
     @cached_property
     def main(self) -> str:
@@ -277,3 +279,12 @@ def nyquist(sidecar: Mapping[str, object]) -> float | None:
         if isinstance(value, int | float) and value > 0:
             return 0.5 / float(value)
     return None
+
+
+def any_simulated(encoded: Mapping[str, Encoding]) -> bool:
+    """Return whether any table of encoding says that its data are simulated."""
+    return any(
+        str(found.sidecar.get("Simulated")).lower() == "true"
+        or (found.electrodes["simulated"].astype(str).str.lower() == "true").any()
+        for found in encoded.values()
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bids_speechdecode.report.brain import Q
@@ -160,7 +159,8 @@ def participant_table(found: Encoding) -> Table:
     rows = []
     for name, own in found.shown.groupby("participant", sort=True):
         main = own[own["model"] == found.main]
-        best = main.iloc[int(np.argmax(main["r"].to_numpy(float)))] if len(main) else None
+        rows_of_main = main.to_dict("records")
+        best = max(rows_of_main, key=lambda row: float(row["r"]), default=None)
         means = own.groupby("model")["r"].mean()
         rows.append(
             (

@@ -13,7 +13,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bids_speechdecode.bids.derivatives import read_table, write_text
-from bids_speechdecode.report import alternatives, figures, methods
+from bids_speechdecode.report import alternatives, encoding_methods, figures, methods
+from bids_speechdecode.report.encoding import asks_for_encoding
+from bids_speechdecode.report.encoding_group import (
+    encoding_left_out,
+    group_encoding_pages,
+    read_group_encoding,
+)
+from bids_speechdecode.report.encoding_results import Encoding, any_simulated
 from bids_speechdecode.report.figures import condition_label, contrast_label
 from bids_speechdecode.report.maps import AnatomyPage, anatomy_pages
 from bids_speechdecode.report.page import (
@@ -95,26 +102,71 @@ def write_group_report(root: Path, *, command: str) -> Path:
     results = read_group(root)
     report = root / "group.html"
     simulated = is_simulated(root) or _any_true(results.participants["simulated"])
+    encoded = read_group_encoding(root)
+    simulated |= any_simulated(encoded)
     anatomy = anatomy_pages(root, report, simulated)
-    missing = find_missing(results)
-    if not any("contacts" in page.pictures or page.tables for page in anatomy):
+    encoding = bool(encoded) or asks_for_encoding(command)
+    decoding = bool(results.tasks or len(results.participants) or anatomy) or not encoding
+    missing = find_missing(results) if decoding else Missing()
+    if decoding and not any("contacts" in page.pictures or page.tables for page in anatomy):
         missing.add("contributions", "group table of contributions", "group level")
+    if encoding and not encoded:
+        missing.add("encoding", "group table of predicted electrodes", "group level")
+    run = encoding_methods.run_settings(_folders(root, encoded))
+    level = f"{100 * (run['evaluation']['confidence'] if run else 0.95):g}%"
+    pages = group_encoding_pages(root, report, encoded, level, simulated)
+    told = summarise(results) if decoding else []
+    told += [text for page in anatomy for text in page.summary]
+    told += [text for page in pages for text in page.summary]
     html = render(
         "group.html",
         title="Group",
         simulated=simulated,
         command=command,
+        decoding=decoding,
+        encoding=encoding,
         missing=missing.items,
-        summary=summarise(results) + [text for page in anatomy for text in page.summary],
+        summary=told or [NO_RESULT],
         anatomy=anatomy,
         tasks=[_task_page(report, task, results, simulated) for task in results.tasks],
+        encoding_pages=pages,
         participants=participant_table(results),
-        links=_report_links(root, results),
-        left_out=make_table(["What", "Why"], results.left_out),
-        **methods.in_template(results.settings, _electrodes(root, anatomy)),
+        links=_report_links(root, _names(results.participants, encoded)),
+        left_out=make_table(["What", "Why"], _left_out(results, encoded, decoding)),
+        **encoding_methods.in_template(
+            methods.in_template(results.settings, _electrodes(root, anatomy)),
+            encoding_methods.find_encoded(encoded, run, is_group=True) if encoded else None,
+            is_decoded=decoding,
+        ),
     )
     write_text(report, html)
     return report
+
+
+NO_RESULT = "There is no result yet: the group level has not written any tables of encoding."
+
+
+def _names(participants: pd.DataFrame, encoded: Mapping[str, Encoding]) -> list[str]:
+    """Return every participant that a table of the group has, as ``sub-XX``."""
+    columns = [participants, *(found.electrodes for found in encoded.values())]
+    return sorted({str(name) for table in columns for name in table["participant"].unique()})
+
+
+def _folders(root: Path, encoded: Mapping[str, Encoding]) -> list[Path]:
+    tables = [found.electrodes for found in encoded.values()]
+    names = sorted({str(name) for table in tables for name in table["participant"].unique()})
+    return [root / name for name in names]
+
+
+def _left_out(
+    results: GroupResults, encoded: Mapping[str, Encoding], decoding: bool
+) -> list[tuple[str, str]]:
+    """Return who is not in the tables of either analysis, and why."""
+    both = decoding and bool(encoded)
+    found = list(results.left_out) if decoding else []
+    return found + [
+        (f"{what} (encoding)" if both else what, why) for what, why in encoding_left_out(encoded)
+    ]
 
 
 def read_group(root: Path) -> GroupResults:
@@ -264,9 +316,8 @@ def participant_table(results: GroupResults) -> Table:
     return make_table(columns, body, columns[1:])
 
 
-def _report_links(root: Path, results: GroupResults) -> list[str]:
+def _report_links(root: Path, names: Sequence[str]) -> list[str]:
     """Return the participants' reports that lie beside the group's."""
-    names = sorted(results.participants["participant"].astype(str).unique())
     return [f"{name}.html" for name in names if (root / f"{name}.html").is_file()]
 
 

@@ -12,8 +12,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bids_speechdecode.bids.derivatives import write_text
-from bids_speechdecode.report import alternatives, figures, methods
+from bids_speechdecode.report import alternatives, encoding_methods, figures, methods
 from bids_speechdecode.report.electrodes import electrode_pages
+from bids_speechdecode.report.encoding import STEPS, asks_for_encoding, encoding_pages
+from bids_speechdecode.report.encoding_results import any_simulated, read_encoding
 from bids_speechdecode.report.figures import Key, condition_label
 from bids_speechdecode.report.page import (
     Missing,
@@ -61,37 +63,67 @@ def write_participant_report(
         The report. Pieces that are not on disk are named in it, with the step that makes them.
     """
     folder = root / f"sub-{participant}"
+    name = folder.name
     results = read_results(folder, log_dir or latest_log(folder))
+    encoded = read_encoding(folder)
     simulated = is_simulated(root) or bool(results.plan.get("simulated"))
-    report = root / f"sub-{participant}.html"
-    missing = find_missing(results)
+    simulated |= any_simulated(encoded)
+    report = root / f"{name}.html"
+    decoding = has_decoding(results) or not (encoded or asks_for_encoding(command))
+    encoding = bool(encoded) or asks_for_encoding(command)
+    missing = find_missing(results) if decoding else Missing()
+    if encoding and not encoded:
+        text = f"No table of predicted electrodes found: run {STEPS} (--analysis encoding)."
+        missing.items["encoding"] = text
     selected = (found.table for found in results.selections.values())
     electrodes = methods.find_electrodes(selected, is_contributed=bool(results.contributions))
+    run = encoding_methods.run_settings([folder], log_dir)
+    level = f"{100 * (run['evaluation']['confidence'] if run else 0.95):g}%"
+    pages = encoding_pages(report, name, encoded, level, simulated)
+    told = summarise(results) if decoding else []
+    told += [sentence for page in pages for sentence in page.summary]
     html = render(
         "participant.html",
-        title=f"sub-{participant}",
+        title=name,
         participant=participant,
         simulated=simulated,
         command=command,
+        decoding=decoding,
+        encoding=encoding,
         missing=missing.items,
-        summary=summarise(results),
+        summary=told or [NO_RESULT],
         tables=make_tables(results),
         pictures=draw_pictures(report, participant, results, simulated),
         electrode_pages=electrode_pages(
             report,
-            f"sub-{participant}",
+            name,
             results.selections,
             results.contributions,
             simulated,
         ),
+        encoding_pages=pages,
         plan=results.plan,
         settings_text=results.settings_text,
-        **methods.in_template(results.settings, electrodes),
+        **encoding_methods.in_template(
+            methods.in_template(results.settings, electrodes),
+            encoding_methods.find_encoded(encoded, run) if encoded else None,
+            is_decoded=decoding,
+        ),
         messages=list_messages(results.log_lines),
         log_found=bool(results.log_lines),
     )
     write_text(report, html)
     return report
+
+
+NO_RESULT = "There is no result yet: the step 'encode' has not written any scores."
+
+
+def has_decoding(results: Results) -> bool:
+    """Return whether anything of the analysis ``decoding`` but its preparation is on disk."""
+    tables = (results.conditions, results.contrasts)
+    mappings = (results.contributions, results.ranks, results.histories)
+    return any(map(len, tables)) or any(mappings) or bool(results.draws)
 
 
 def find_missing(results: Results) -> Missing:

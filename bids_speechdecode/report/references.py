@@ -151,3 +151,43 @@ REFERENCES = (
         "https://arxiv.org/abs/2512.15830",
     ),
 )
+
+# What the methods of the analysis ``encoding`` cite besides.
+ENCODING_REFERENCES = (
+    Reference(
+        "lora",
+        "Hu EJ, Shen Y, Wallis P, et al. LoRA: low-rank adaptation of large language models. ICLR "
+        "(2022).",
+        "https://arxiv.org/abs/2106.09685",
+    ),
+    Reference(
+        "theiler",
+        "Theiler J, Eubank S, Longtin A, Galdrikian B, Farmer JD. Testing for nonlinearity in time "
+        "series: the method of surrogate data. Physica D 58, 77-94 (1992).",
+        "https://doi.org/10.1016/0167-2789(92)90102-S",
+    ),
+    Reference(
+        "hoerl",
+        "Hoerl AE, Kennard RW. Ridge regression: biased estimation for nonorthogonal problems. "
+        "Technometrics 12, 55-67 (1970).",
+        "https://doi.org/10.1080/00401706.1970.10488634",
+    ),
+    Reference(
+        "nunez",
+        "Nunez-Elizalde AO, Huth AG, Gallant JL. Voxelwise encoding models with non-spherical "
+        "multivariate normal priors. NeuroImage 197, 482-492 (2019).",
+        "https://doi.org/10.1016/j.neuroimage.2019.04.012",
+    ),
+    Reference(
+        "dupre",
+        "Dupré la Tour T, Eickenberg M, Nunez-Elizalde AO, Gallant JL. Feature-space selection "
+        "with banded ridge regression. NeuroImage 264, 119728 (2022).",
+        "https://doi.org/10.1016/j.neuroimage.2022.119728",
+    ),
+    Reference(
+        "slowfmri",
+        "Fine-tuning language encoding models on slow fMRI improves prediction for fast ECoG. "
+        "arXiv:2605.19224. The source paper of the analysis of encoding.",
+        "https://arxiv.org/abs/2605.19224",
+    ),
+)

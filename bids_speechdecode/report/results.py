@@ -76,15 +76,26 @@ def latest_log(folder: Path) -> Path | None:
     return runs[-1] if runs else None
 
 
-def settings_file(folder: Path, log_dir: Path | None = None) -> Path | None:
-    """Return the settings with which a participant's results were computed.
+def settings_file(
+    folder: Path, log_dir: Path | None = None, analysis: str = "decoding"
+) -> Path | None:
+    """Return the settings with which a participant's results of an analysis were computed.
 
     A run that only writes reports computes nothing, so its settings describe nothing: those of the
-    latest run before it do. `log_dir` is where to look where no run of `folder` has settings.
+    latest run before it do, and first of all those of a run of the same analysis. `log_dir` is
+    where to look where no run of `folder` has settings.
     """
     runs = sorted(path.parent for path in (folder / "log").glob("*/config.toml"))
-    found = [*([log_dir] if log_dir else []), *runs, *filter(_computed, runs)]
+    computed = [run for run in runs if _computed(run)]
+    own = [run for run in computed if _analysis(run) == analysis]
+    found = [*([log_dir] if log_dir else []), *runs, *computed, *own]
     return found[-1] / "config.toml" if found else None
+
+
+def _analysis(run: Path) -> str:
+    """Return which analysis the command of a run asked for."""
+    typed = re.search(r"--analysis[ =]+(\S+)", _read_text(run / "command.txt"))
+    return typed[1] if typed else "decoding"
 
 
 def log_file(folder: Path, log_dir: Path | None = None) -> Path | None:
