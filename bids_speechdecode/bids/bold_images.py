@@ -6,14 +6,13 @@ vertices) of the cortex alone and are read whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from nilearn.masking import compute_epi_mask
 
 from bids_speechdecode.bids.tables import list_some, read_tsv, require_content
@@ -105,9 +104,7 @@ def _load(path: Path) -> Any:
         # Kept open: a compressed image is then unpacked once, not once per block.
         extra = {} if path.name.endswith(".gii") else {"keep_file_open": True}
         return nibabel.load(path, **extra)
-    except (ImageFileError, OSError, ValueError, EOFError) as error:
-        raise _unreadable(path, error) from error
-    except Exception as error:  # the XML of a GIFTI or CIFTI file has errors of its own
+    except Exception as error:  # the XML of GIFTI and CIFTI files has errors of its own
         raise _unreadable(path, error) from error
 
 
@@ -231,7 +228,7 @@ def _read_volumes(runs: Sequence[ImageFiles], space: str) -> tuple[list[np.ndarr
     ijk = np.column_stack(np.unravel_index(index, mask.shape))
     position = nibabel.affines.apply_affine(images[0].affine, ijk)
     voxels = Voxels("volume", space, index, np.full(len(index), "volume"), position)
-    return [_inside(run, image, mask) for run, image in zip(runs, images, strict=True)], voxels
+    return [_inside(run, mask) for run in runs], voxels
 
 
 def _require_grid(image: Any, other: Any, path: Path, other_path: Path, what: str) -> None:
@@ -252,7 +249,7 @@ def _require_grid(image: Any, other: Any, path: Path, other_path: Path, what: st
 def _mask(run: ImageFiles, image: Any) -> np.ndarray:
     """Return the brain of a run, shape of the image."""
     if run.mask is None:
-        mean = nibabel.Nifti1Image(_mean_volume(run, image), image.affine)
+        mean = nibabel.Nifti1Image(_mean_volume(run), image.affine)
         try:
             found = compute_epi_mask(mean)
         except ValueError as error:  # nothing left after the opening
@@ -277,14 +274,15 @@ def _empty_mask(path: Path, found: str) -> DataError:
     )
 
 
-def _mean_volume(run: ImageFiles, image: Any) -> np.ndarray:
-    total = sum(
-        block.sum(axis=3, dtype=np.float64) for block in _blocks(image, 0, image.shape[3], run)
-    )
+def _mean_volume(run: ImageFiles) -> np.ndarray:
+    image = _load(run.images[0])
+    total = np.zeros(image.shape[:3])
+    for block in _blocks(image, 0, image.shape[3], run):
+        total += block.sum(axis=3, dtype=np.float64)
     return np.nan_to_num(total / image.shape[3]).astype(np.float32)
 
 
-def _blocks(image: Any, first: int, stop: int, run: ImageFiles) -> Any:
+def _blocks(image: Any, first: int, stop: int, run: ImageFiles) -> Iterator[np.ndarray]:
     for start in range(first, stop, _BLOCK):
         try:
             block = np.asarray(image.dataobj[..., start : min(start + _BLOCK, stop)], np.float32)
@@ -293,10 +291,15 @@ def _blocks(image: Any, first: int, stop: int, run: ImageFiles) -> Any:
         yield block
 
 
-def _inside(run: ImageFiles, image: Any, mask: np.ndarray) -> np.ndarray:
+def _inside(run: ImageFiles, mask: np.ndarray) -> np.ndarray:
     """Return the wanted volumes inside the mask, shape (n_volumes, n_voxels)."""
-    stop = run.first + run.n_volumes
-    return np.concatenate([block[mask].T for block in _blocks(image, run.first, stop, run)])
+    image = _load(run.images[0])  # its own, so that one file at a time is open
+    bold = np.empty((run.n_volumes, int(mask.sum())), np.float32)
+    done = 0
+    for block in _blocks(image, run.first, run.first + run.n_volumes, run):
+        bold[done : done + block.shape[3]] = block[mask].T
+        done += block.shape[3]
+    return bold
 
 
 def _read_grayordinates(runs: Sequence[ImageFiles], space: str) -> tuple[list[np.ndarray], Voxels]:

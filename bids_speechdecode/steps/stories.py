@@ -223,6 +223,8 @@ def load_listener(
         part = values[hearing.first : hearing.first + len(hearing.times)]
         arrays[k], flat = clean_bold(arrays[k], part if columns else None, run.tr)
         constant |= flat
+    if settings.confounds and any(h.run.confounds is None for _, h in heard):
+        log.warning("sub-%s: runs without confounds; head motion is not removed", participant)
     clean = [array[:, ~constant] if constant.any() else array for array in arrays]
     grouped: dict[str, list[np.ndarray]] = {}
     for (name, _), array in zip(heard, clean, strict=True):

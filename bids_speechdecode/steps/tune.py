@@ -144,10 +144,12 @@ def tune_models(
     ]
     for group in groups:  # whatever is wrong with the stories of any shows before hours of work
         log.info("%s", group.describe())
-    jobs = [(group, variant) for group in groups for variant in list_variants(config.fmri)]
-    for group, variant in jobs:
-        _tune_one(group, variant, out, work_dir, progress, request.dry_run)
-    return [folder_of(out, variant.label(group.who)) for group, variant in jobs]
+    variants = list_variants(config.fmri)
+    for group in groups:
+        for variant in variants:
+            _tune_one(group, variant, out, work_dir, progress, request.dry_run)
+        group.release()
+    return [folder_of(out, v.label(group.who)) for group in groups for v in variants]
 
 
 def folder_of(out: Derivatives, label: str) -> Path:
@@ -226,6 +228,11 @@ class Group:
         if path not in self._waves:
             self._waves[path] = read_audio(path, rate=AUDIO_RATE)
         return self._waves[path]
+
+    def release(self) -> None:
+        """Let go of sound and BOLD."""
+        self._waves.clear()
+        self.__dict__.pop("listeners", None)
 
     def untuned(self) -> LayeredModel:
         """Load the model that is tuned; in single precision, or its gradients would vanish."""
