@@ -560,7 +560,7 @@ def no_image(root: Path) -> None:
         (three_dimensions, {}, DataError, "no time series"),
         (pointer, {}, MissingInputError, "datalad get"),
         (no_image, {}, DataError, "cannot be read"),
-        (two_tasks, {"bold_dir": "derivatives/none"}, MissingInputError, "bold_dir"),
+        (two_tasks, {"bold_dir": "derivatives/none"}, MissingInputError, "--bold-dir"),
         (add_derivatives, {"bold_dir": FMRIPREP, "space": "T1w"}, NothingSelectedError, "MNI152"),
     ],
 )

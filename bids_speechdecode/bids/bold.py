@@ -155,7 +155,7 @@ def _home(dataset: Dataset, settings: FmriConfig) -> Path:
             "The folder of functional derivatives is absent.",
             expected="a folder with sub-<label>/[ses-<label>/]func",
             where=given.absolute(),
-            fix="check bold_dir in [fmri]; leave it empty to read the dataset's own func files",
+            fix="check --bold-dir; without it the dataset's own func files are read",
         )
     return found.resolve()
 
@@ -204,10 +204,13 @@ def _no_images(dataset: Dataset, home: Path, participants: Sequence[str]) -> Mis
         found=f"of {len(participants)} participants: "
         + (", ".join(sorted(there)) or "no data at all"),
         where=home,
-        fix="check bold_dir in [fmri], and which participants were asked for"
+        fix="check --bold-dir, and which participants were asked for"
         if derived
-        else "add the runs, or name the folder of their derivatives (bold_dir in [fmri])",
+        else "add the runs, or name the folder of their derivatives (--bold-dir)",
     )
+
+
+_OPTIONS = {"task": "--fmri-task", "space": "space in [fmri] of --config"}
 
 
 def _value(file: _File, key: str) -> str:
@@ -224,14 +227,14 @@ def _choose(images: list[_File], key: str, wanted: str, home: Path) -> list[_Fil
             expected="one, or the name of one",
             found=", ".join(there),
             where=home,
-            fix=f"name the {key} in [fmri]: {key} = {there[0]!r}",
+            fix=f"name one: {_OPTIONS[key]}",
         )
     if wanted and wanted not in there:
         raise NothingSelectedError(
             f"There are no functional images of the {key} {wanted!r}.",
             expected="one of " + ", ".join(there),
             where=home,
-            fix=did_you_mean(wanted, there) or f"correct {key} in [fmri]",
+            fix=did_you_mean(wanted, there) or f"correct {_OPTIONS[key]}",
         )
     return [f for f in images if _value(f, key) == (wanted or there[0])]
 
@@ -290,7 +293,7 @@ def _several_images(group: Sequence[_File]) -> DataError:
         expected="one image (or a left and a right one), its echoes combined, in one resolution",
         found=", ".join(f.path.name for f in group),
         where=group[0].path.parent,
-        fix="combine the echoes (fMRIPrep does; name its folder as bold_dir in [fmri]), "
+        fix="combine the echoes (fMRIPrep does; name its folder with --bold-dir), "
         "or move the images that are not meant elsewhere",
     )
 

@@ -80,7 +80,7 @@ def _require_stimulus(run: BoldRun) -> None:
         expected="rows of events.tsv with onset and stim_file, an audio file in stimuli/",
         found=found,
         where=path or run.events.path,
-        fix="add stim_file to the events, or choose the task with stories (task in [fmri])",
+        fix="add stim_file to the events, or choose the task with stories (--fmri-task)",
     )
 
 

@@ -42,6 +42,7 @@ from bids_speechdecode.encoding.story_scores import hear_story, score_test
 from bids_speechdecode.errors import UsageError
 from bids_speechdecode.progress import Progress
 from bids_speechdecode.steps.context import WORK
+from bids_speechdecode.steps.speech_model_names import FOLDER
 from bids_speechdecode.steps.stories import (
     Listener,
     PlannedStory,
@@ -54,7 +55,6 @@ from bids_speechdecode.steps.stories import (
 log = logging.getLogger(__name__)
 
 VERSION = 1
-FOLDER = "speechmodels"  # of tuned models, in the output
 JOINT = "joint"
 
 
