@@ -16,6 +16,7 @@ from torch import Tensor
 
 SEGMENT = 176  # samples of a short transform; with 81 lags its length is 256
 FEW_LAGS = 4  # so many lags are summed one by one
+NUMBERS_AT_ONCE = 2**22  # of half a product of transforms, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,8 @@ class LaggedResponses:
         at = torch.tensor([s for s, _ in pieces], device=y.device)[:, None]
         at = at + torch.arange(self.length, device=y.device)
         windows = y[:, at.clamp(max=y.shape[1] - 1)]  # (T, pieces, length)
-        self.y_spectra = torch.fft.rfft(windows).permute(2, 1, 0).contiguous()
+        spectra = torch.view_as_real(torch.fft.rfft(windows)).permute(2, 3, 1, 0)
+        self.y_spectra = spectra.flatten(1, 2).contiguous()  # (F, 2 x pieces, T)
         inside = [i * self.length + torch.arange(b - a) for i, (a, b) in enumerate(pieces)]
         self.places, self.n_pieces = torch.cat(inside).to(y.device), len(pieces)
         self.back = _inverse_transform(self.length, self.block.lags - self.block.lags.min()).to(y)
@@ -258,17 +260,18 @@ class LaggedResponses:
         padded = x.new_zeros(self.n_pieces * self.length, p)
         padded[self.places] = x
         spectra = torch.fft.rfft(padded.view(self.n_pieces, self.length, p), dim=1)
-        spectra = spectra.permute(1, 2, 0).conj().resolve_conj().contiguous()  # (F, p, pieces)
+        spectra = spectra.permute(1, 2, 0)  # (F, p, pieces)
+        # Real and imaginary part of conj(x) y, as products with the parts of y one upon the other.
+        parts = [spectra.real, spectra.imag], [-spectra.imag, spectra.real]
+        x_spectra = torch.stack([torch.cat(rows, dim=2) for rows in parts], dim=1)
         n_lags, n_targets = self.back.shape[0], self.y_spectra.shape[2]
         out = x.new_empty(p, n_lags, n_targets)
-        step = max(1, 2**24 // (len(self.y_spectra) * n_targets))  # bounds the memory
+        step = max(1, NUMBERS_AT_ONCE // (len(self.y_spectra) * n_targets))
         for some in range(0, p, step):
-            product = torch.bmm(spectra[:, some : some + step], self.y_spectra)
-            both = torch.view_as_real(product).permute(0, 3, 1, 2)
-            k = both.shape[2]
-            flat = both.reshape(-1, k * n_targets)
-            part = (self.back @ flat).view(n_lags, k, n_targets)
-            out[some : some + step] = part.transpose(0, 1)
+            few = x_spectra[:, :, some : some + step].flatten(1, 2)
+            product = torch.bmm(few, self.y_spectra)  # (F, 2 x few, T)
+            each = product.view(self.back.shape[1], -1, n_targets).transpose(0, 1)
+            torch.matmul(self.back, each, out=out[some : some + step])
         return out.view(p, n_lags * n_targets)
 
 

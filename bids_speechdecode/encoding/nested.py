@@ -7,8 +7,9 @@ Gram matrix: with 4 blocks there are 12 inner fits but 6 decompositions.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,10 +26,11 @@ from bids_speechdecode.encoding.grams import (
     pool_responses,
     sum_responses,
 )
-from bids_speechdecode.encoding.penalties import HeldOut, chunks, decompose
+from bids_speechdecode.encoding.penalties import HeldOut, Spectrum, chunks, decompose
 from bids_speechdecode.errors import DataError
 
 Advance = Callable[[float], None]
+Criterion = Literal["r", "r2"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ def fit_nested(
     problem: Problem,
     lag: np.ndarray,
     scalings: Tensor | None = None,
+    *,
+    criterion: Criterion = "r",
     on_progress: Advance | None = None,
 ) -> Fit:
     """Choose penalty and scaling of each electrode in inner folds and predict the outer folds.
@@ -147,13 +151,17 @@ def fit_nested(
     scalings : Tensor, shape (R, p), optional
         What the standardised features are multiplied with, each to be tried; one of ones if left
         out. Bands of features with penalties of their own are bands with factors of their own.
+    criterion : {"r", "r2"}
+        What is best in the inner folds. r hardly depends on the size of a prediction, which r2
+        does: the penalty that is best for the one may shrink too much for the other.
+    on_progress : callable, optional
     """
     scalings = torch.ones(1, problem.n_features) if scalings is None else scalings
     scalings = scalings.to(problem.blocks[0].x)
     advance = on_progress or (lambda share: None)
     sums = _sum_blocks(problem, lag)
     advance(0.3)
-    scores = _score_inner(problem, sums, scalings, lambda share: advance(0.5 * share))
+    scores = _score_inner(problem, sums, scalings, criterion, lambda share: advance(0.5 * share))
     best, chosen = scores.flatten(1, 2).nan_to_num(nan=-np.inf).max(1)  # (K, T)
     n_alphas = len(problem.alphas)
     alpha = problem.alphas[chosen % n_alphas].masked_fill(best.isinf(), torch.nan)
@@ -189,9 +197,13 @@ def sum_block(block: Block, lag: np.ndarray) -> Responses:
 
 
 def _score_inner(
-    problem: Problem, sums: list[dict[int, Responses]], scalings: Tensor, advance: Advance
+    problem: Problem,
+    sums: list[dict[int, Responses]],
+    scalings: Tensor,
+    criterion: Criterion,
+    advance: Advance,
 ) -> Tensor:
-    """Return the mean correlation over inner folds, shape (n_folds, R, A, T)."""
+    """Return the mean score over inner folds, shape (n_folds, R, A, T)."""
     n_folds, n_targets = problem.n_folds, problem.n_targets
     shape = n_folds, len(scalings), len(problem.alphas), n_targets
     scores = torch.zeros(shape, dtype=torch.float64, device=problem.alphas.device)
@@ -202,29 +214,39 @@ def _score_inner(
             for outer, inner in ((a, b), (b, a)):
                 held = _scaled(problem.features[inner], scale)
                 held_out = HeldOut(spectrum, held, problem.alphas)
-                scores[outer, i] += _correlate(problem, held_out, scale, sums[outer], train, inner)
+                fold = train, inner, criterion
+                scores[outer, i] += _validate(problem, held_out, scale, sums[outer], *fold)
         advance(1 / len(pairs))
     return scores / (n_folds - 1)
 
 
-def _correlate(
+def _validate(
     problem: Problem,
     held_out: HeldOut,
     scale: Tensor,
     sums: dict[int, Responses],
     train: Sequence[int],
     inner: int,
+    criterion: Criterion,
 ) -> Tensor:
+    """Return the score of an inner fold at each penalty, shape (A, T)."""
     features = [problem.features[k] for k in train]
+    apart_x = (problem.features[inner].mean - pool_features(features).mean) * scale
     parts = []
     for some in chunks(len(scale), problem.n_targets):
-        xy = pool_responses(features, [sums[k].columns(some) for k in train]).xy
+        pooled = pool_responses(features, [sums[k].columns(some) for k in train])
         held = sums[inner].columns(some)
-        parts.append(held_out.correlate(xy * scale[:, None], held.xy * scale[:, None], held.yy))
+        products = pooled.xy * scale[:, None], held.xy * scale[:, None], held.yy
+        if criterion == "r":
+            parts.append(held_out.correlate(*products))
+        else:
+            parts.append(held_out.explain(*products, apart_x, held.mean - pooled.mean))
     return torch.cat(parts, dim=1)
 
 
-def _decompose(problem: Problem, train: Sequence[int], scalings: Tensor):  # type: ignore[no-untyped-def]
+def _decompose(
+    problem: Problem, train: Sequence[int], scalings: Tensor
+) -> Iterator[tuple[Tensor, Spectrum]]:
     """Yield scale and spectrum of the training features for each scaling."""
     features = pool_features([problem.features[k] for k in train])
     unit = standardise(features)
@@ -330,6 +352,11 @@ def as_tensor(values: ArrayLike, device: str | torch.device) -> Tensor:
     if isinstance(values, Tensor):
         return values.to(device=device, dtype=torch.float32)
     return torch.as_tensor(np.asarray(values, dtype=np.float32), device=device)
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """Return a tensor of any device as an array."""
+    return np.asarray(tensor.detach().cpu().numpy())
 
 
 def _check(x: Tensor, y: Tensor, folds: Folds, alphas: Tensor) -> None:

@@ -33,6 +33,7 @@ from bids_speechdecode.encoding.nested import (
     fit_nested,
     standardise,
     sum_block,
+    to_numpy,
 )
 from bids_speechdecode.encoding.penalties import HeldOut, chunks, decompose
 from bids_speechdecode.encoding.screening import screen_lags
@@ -55,7 +56,8 @@ class LaggedRidge:
         Of held-out responses, at the time of the response; NaN where there is none.
     r, r2 : array, shape (T,)
         Mean over outer folds of the correlation, and of 1 - (squared error / squared deviation
-        from the fold's mean), over the fold's held-out samples.
+        from the fold's mean), over the fold's held-out samples. Penalties are chosen by r, which
+        may shrink predictions more than is best for r2.
     fold_r, fold_r2 : array, shape (n_folds, T)
     lag_profile : array, shape (L, T)
         Mean over outer folds of the held-out correlation at every lag, each with the penalty
@@ -174,11 +176,6 @@ def _collect(
         lags=lags,
         weights=to_numpy(torch.stack(fit.weights)) if keep_weights else None,
     )
-
-
-def to_numpy(tensor: Tensor) -> np.ndarray:
-    """Return a tensor of any device as an array."""
-    return np.asarray(tensor.detach().cpu().numpy())
 
 
 def fit_ridge_cv(
