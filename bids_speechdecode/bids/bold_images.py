@@ -251,7 +251,8 @@ def _mask(run: ImageFiles, image: Any) -> np.ndarray:
     if run.mask is None:
         mean = nibabel.Nifti1Image(_mean_volume(run), image.affine)
         try:
-            found = compute_epi_mask(mean)
+            # Opening erodes twice from both sides: a thin slab would have nothing left.
+            found = compute_epi_mask(mean, opening=2 if min(mean.shape) > 8 else False)
         except ValueError as error:  # nothing left after the opening
             raise _empty_mask(run.images[0], str(error)) from error
         inside = np.asarray(found.dataobj) > 0
