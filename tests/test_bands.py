@@ -189,6 +189,15 @@ def test_slow_is_the_preprocessed_signal_before_scaling(reference: str, tmp_path
         assert found.n_times == same.n_times
 
 
+def test_slow_beside_bands_of_a_fast_recording(tmp_path: Path) -> None:
+    """There it shares the working rate of the bands, which may not show."""
+    signal = pink(60 * 2048, 2, seed=15) + 0.01
+    alone, _ = run(signal, 2048.0, tmp_path, {"slow": None})
+    beside, _ = run(signal, 2048.0, tmp_path, {"slow": None, "theta": (4.0, 8.0)})
+    error = (beside["slow"] - alone["slow"]) / alone["slow"].std()
+    assert np.abs(error[:-40]).max() < 1e-3
+
+
 def test_blocks_do_not_matter(tmp_path: Path) -> None:
     """The size of a block depends on the machine's channels; the numbers must not."""
     signal = pink(40_000, 3, seed=5)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, signal
 
 from bids_speechdecode.signals.decimate import Stage
-from bids_speechdecode.signals.rows import FloatArray, ReadRows
+from bids_speechdecode.signals.rows import FloatArray
 
 Edges = tuple[float, float]  # hertz
 
@@ -148,47 +146,3 @@ def _step(rate: float, needed: float) -> int:
 def _reducing_stage(reduction: int, passed: float) -> Stage:
     """Return the stage that keeps what lies below `passed` (cycles per sample) as it is."""
     return Stage(Fraction(reduction), 0.5 / reduction, 1 / reduction - 2 * passed, group=8)
-
-
-class UnzippedRows:
-    """Streams of rows that come into being together, each read at its own pace.
-
-    Parameters
-    ----------
-    blocks : iterator
-        Gives the next rows of every stream at once.
-    n_kept : sequence of int
-        For each stream, how far a `read` may begin before the end of one that came earlier.
-    """
-
-    def __init__(self, blocks: Iterator[Sequence[FloatArray]], n_kept: Sequence[int]) -> None:
-        self._blocks = blocks
-        self._n_kept = n_kept
-        self._parts: list[deque[tuple[int, FloatArray]]] = [deque() for _ in n_kept]
-
-    def reader(self, number: int) -> ReadRows:
-        """Return the `read` of one stream; what it returns must not be changed."""
-        return partial(self._read, number)
-
-    def _read(self, number: int, start: int, stop: int) -> FloatArray:
-        parts = self._parts[number]
-        while not parts or _end(parts[-1]) < stop:
-            self._advance()
-        chosen = [
-            rows[max(start - first, 0) : stop - first]
-            for first, rows in parts
-            if first < stop and first + len(rows) > start
-        ]
-        while len(parts) > 1 and _end(parts[0]) <= stop - self._n_kept[number]:
-            parts.popleft()
-        if not chosen:
-            return parts[0][1][:0]
-        return chosen[0] if len(chosen) == 1 else np.concatenate(chosen)
-
-    def _advance(self) -> None:
-        for parts, rows in zip(self._parts, next(self._blocks), strict=True):
-            parts.append((_end(parts[-1]) if parts else 0, rows))
-
-
-def _end(part: tuple[int, FloatArray]) -> int:
-    return part[0] + len(part[1])
