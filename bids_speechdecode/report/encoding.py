@@ -41,7 +41,7 @@ TITLES = {
     "bands": "Prediction by carrier band",
     "layers": "Prediction by layer",
     "brain": "Where electrodes are predicted",
-    "gainbrain": "Where electrodes gain",
+    "gainBrain": "Where electrodes gain",
 }
 Drawn = Iterator[tuple[str, Figure, str]]
 Profiles = list[tuple[str, str, pd.DataFrame]]
@@ -119,7 +119,7 @@ def _page(report: Path, name: str, found: Encoding, level: str, simulated: bool)
         what: add_picture(
             report,
             folder,
-            f"{name}_task-{found.task}_desc-encoding{what}",
+            f"{name}_task-{found.task}_desc-encoding{what[0].upper()}{what[1:]}",
             figure,
             TITLES[what],
             simulated,
@@ -128,11 +128,12 @@ def _page(report: Path, name: str, found: Encoding, level: str, simulated: bool)
         for what, figure, words in _draw(found)
     }
     tables = {
-        "models": encoding_tables.model_table(found),
+        "models": encoding_tables.model_table(found, found.shown),
         **encoding_tables.electrode_tables(found),
-        "contrasts": encoding_tables.contrast_table(found, broadband=True),
-        "modulations": encoding_tables.contrast_table(found, broadband=False),
+        **encoding_tables.contrast_tables(found),
     }
+    if len(found.shown) < len(found.electrodes):
+        tables["all_models"] = encoding_tables.model_table(found, found.electrodes)
     return EncodingPage(
         task=found.task,
         main=model_words(found.main),
@@ -259,7 +260,7 @@ def draw_brains(predicted: pd.DataFrame, gains: pd.DataFrame) -> Drawn:
     """
     for what, table, scale, words in (
         ("brain", predicted, PREDICTION, "r"),
-        ("gainbrain", gains, GAIN, "gain in r"),
+        ("gainBrain", gains, GAIN, "gain in r"),
     ):
         told = encoding_words.brain_values(located(table), scale.column, words)
         if len(contacts := located(table, TEMPLATE)):

@@ -80,6 +80,19 @@ def _zero(axes: Axes, *, vertical: bool = False) -> None:
     axes.axvline(0, **style) if vertical else axes.axhline(0, **style)
 
 
+def _name_models(axes: Axes, models: Sequence[str]) -> None:
+    """Give each row the name of its model; what a control is stands on a line of its own."""
+    places: list[float] = []
+    lines: list[str] = []
+    for y, model in enumerate(models):
+        first, control, second = model_words(model).partition(", control: ")
+        # Two ticks: an SVG viewer with another font would not set the lines of one label flush.
+        places += [y - 0.14, y + 0.14] if control else [y]
+        lines += [first, f"control: {second}"] if control else [first]
+    name_rows(axes, [""] * len(models))
+    axes.set_yticks(places, [plain(line) for line in lines])
+
+
 def _handles(models: Sequence[str], styles: Styles, **style: Any) -> list[Line2D]:
     return [
         Line2D([], [], label=plain(model_words(m)), markersize=5, **{**styles[m], **style})
@@ -90,6 +103,7 @@ def _handles(models: Sequence[str], styles: Styles, **style: Any) -> list[Line2D
 def _add_legend(figure: Figure, models: Sequence[str], styles: Styles, **style: Any) -> None:
     longest = max((len(model_words(m)) for m in models), default=0)
     columns = 2 if longest > 34 else 3 if longest > 18 else 4
+    columns = columns if figure.get_figwidth() >= WIDTH else max(columns - 1, 1)
     handles = _handles(models, styles, **style)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(models), columns))
 
@@ -132,7 +146,7 @@ def electrode_strips(electrodes: pd.DataFrame, styles: Styles, models: Sequence[
         axes.axvline(ceiling, color=GREY, linewidth=1.2, linestyle=(0, (1, 1.5)))
         label = "noise ceiling, mean over electrodes"
         handles.append(Line2D([], [], color=GREY, linestyle=(0, (1, 1.5)), label=label))
-    name_rows(axes, [model_words(model) for model in models])
+    _name_models(axes, models)
     end = fixed_end(R_ENDS, electrodes["r"])
     low = min(-0.1 * end, 1.1 * float(np.nanmin(electrodes["r"])))
     axes.set_xlim(low, end)
@@ -284,7 +298,8 @@ def category_profile(
     shaded_from : float, optional
         Place from which the panels are shaded.
     """
-    figure = Figure(figsize=(WIDTH, 3.2), dpi=DPI)
+    width = WIDTH if len(profiles) > 1 else 0.66 * WIDTH
+    figure = Figure(figsize=(width, 3.3), dpi=DPI)
     panels = figure.subplots(1, len(profiles), squeeze=False)[0]
     present = {m for _, _, table in profiles for m in table["model"]}
     shown = [model for model in models if model in present]
@@ -300,10 +315,12 @@ def category_profile(
             axes.vlines(x, own["ci_low"], own["ci_high"], color=style["color"], lw=1.1, zorder=2)
             axes.plot(x, own["value"], linewidth=0.8, markersize=4.5, zorder=3, **style)
         axes.set(title=title, ylabel=unit, xlim=(-0.5, len(names) - 0.5))
-        turned = sum(map(len, names)) > (46 if len(profiles) > 1 else 100)
-        style_of_names: Any = {"rotation": 35, "ha": "right"} if turned else {}
-        axes.set_xticks(range(len(names)), [plain(name) for name in names], **style_of_names)
-    figure.supxlabel(label, fontsize=9)
+        turned = sum(map(len, names)) * len(profiles) > 60
+        style_of_names: Any = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(
+            range(len(names)), [plain(name) for name in names], **(style_of_names if turned else {})
+        )
+    panels[(len(panels) - 1) // 2].set_xlabel(label)
     _add_legend(figure, shown, styles, linewidth=1)
     return figure
 
@@ -360,7 +377,8 @@ def group_gains(
     many = len(names) > MANY
     rows = [model for model in models if model in set(group["model"])]
     figure = Figure(figsize=(WIDTH, 1.35 + (0.62 if many else 0.52) * len(rows)), dpi=DPI)
-    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
+    end = fixed_end(GAIN_ENDS, participants["difference"] * 1.05, group[["ci_low", "ci_high"]])
     most = 0.36 if many else 0.2
     shifts = np.linspace(-most, most, len(names)) if len(names) > 1 else [0.0]
     shift = dict(zip(names, map(float, shifts), strict=True))
@@ -379,13 +397,12 @@ def group_gains(
                 style: Any = {"color": color, "markerfacecolor": face, "markersize": size}
                 axes.plot(row["difference"], place, marker=styles[model]["marker"], **style)
         _zero(axes, vertical=True)
-        shown = participants.loc[participants["electrodes"] == kind, "difference"]
-        end = fixed_end(GAIN_ENDS, shown * 1.05, own_group[["ci_low", "ci_high"]])
         axes.set_xlim(-end, end)
         axes.set_xlabel(GAIN_LABEL)
         axes.set_title("All electrodes" if kind == "all" else "Responsive electrodes")
+        axes.tick_params(axis="y", length=0)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-    name_rows(panels[0], [_in_two_lines(model_words(model)) for model in rows])
+    _name_models(panels[0], rows)
     handles = [
         Line2D([], [], color=GREY, marker="o", linewidth=1, label="participant, with interval"),
         Line2D([], [], color=BLACK, linewidth=2.2, label="mean over participants"),

@@ -52,7 +52,7 @@ TITLES = {
     "layers": "Prediction by layer, over participants",
     "scaling": "Gain by amount of fMRI",
     "brain": "Where electrodes of all participants are predicted",
-    "gainbrain": "Where electrodes of all participants gain",
+    "gainBrain": "Where electrodes of all participants gain",
     "surface": "Prediction and gain on the cortical surface",
     "volume": "Prediction and gain in slices",
 }
@@ -139,7 +139,7 @@ def _page(root: Path, report: Path, found: Encoding, level: str, simulated: bool
         what: add_picture(
             report,
             report.parent / "figures",
-            f"group_task-{found.task}_desc-encoding{what}",
+            f"group_task-{found.task}_desc-encoding{what[0].upper()}{what[1:]}",
             figure,
             TITLES[what],
             simulated,
@@ -172,7 +172,7 @@ def find_missing(found: Encoding) -> Iterator[str]:
 
 def _tables(found: Encoding) -> dict[str, Table]:
     every = found.tables["encodingContrasts"].table
-    shown = _contrasts(found)
+    shown = encoding_tables.shown_contrasts(found)
     rest = every.drop(index=shown.index) if len(every) else every
     return {
         "participants": encoding_tables.participant_table(found),
@@ -182,22 +182,13 @@ def _tables(found: Encoding) -> dict[str, Table]:
     }
 
 
-def _contrasts(found: Encoding) -> pd.DataFrame:
-    """Return the contrasts over the whole response in the shown band and layers."""
-    table = found.view("encodingContrasts")
-    own = table[(table["modulation"] == BROADBAND) & (table["reference"] == found.reference)]
-    order = {model: i for i, model in enumerate(found.drawn)}
-    places = own["model"].map(lambda model: order.get(model, len(order))).to_numpy(float)
-    return own.iloc[np.argsort(places, kind="stable")]
-
-
 # -------------------------------------------------------------------------------- pictures
 
 
 def _draw(root: Path, found: Encoding) -> Drawn:
     """Yield the figures for which there are data, each with its words."""
     drawn, styles = found.drawn, found.styles
-    group = _contrasts(found)
+    group = encoding_tables.shown_contrasts(found)
     group = group[group["model"].isin(drawn)].dropna(subset=["difference"])
     own = found.view("encodingParticipantContrasts")
     own = own[(own["modulation"] == BROADBAND) & (own["reference"] == found.reference)]

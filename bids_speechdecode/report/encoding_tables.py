@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bids_speechdecode.report.brain import Q
@@ -43,30 +44,33 @@ def _region(row: Mapping[Any, Any]) -> str:
 # ------------------------------------------------------------------------- of a participant
 
 
-def model_table(found: Encoding) -> Table:
-    """Return every model in every band: how well it predicts, over electrodes."""
+def model_table(found: Encoding, electrodes: pd.DataFrame) -> Table:
+    """Return how well every model predicts over electrodes: a row per model, band and layer.
+
+    Parameters
+    ----------
+    electrodes : data frame
+        Which rows of the table of electrodes are told of.
+    """
     columns = ["Speech model", "What it is", "Band", "Layer", "Mean r", "Highest r", "Mean r²"]
-    columns += [f"Electrodes with q ≤ {Q:g}", "Mean unique r²"]
-    kinds = {model.label: kind_words(model) for model in found.models}
-    keys = ["model", "band", "layer"]
-    grouped = dict(list(found.electrodes.groupby(keys, sort=False, dropna=False)))
-    labels = [model.label for model in found.models]
-    rows = [
-        (
-            model_words(str(model)),
-            kinds[str(model)],
-            band_words(str(band)),
-            _layer(layer),
-            number(own["r"].mean()),
-            number(own["r"].max()),
-            number(own["r2"].mean()),
-            f"{count((own['q'] <= Q).sum())} of {count(len(own))}",
-            number(own["unique_r2"].mean()),
-        )
-        for (model, band, layer), own in sorted(
-            grouped.items(), key=lambda item: labels.index(str(item[0][0]))
-        )
-    ]
+    columns += [f"With q\u00a0≤\u00a0{Q:g}", "Mean unique r²"]
+    rows = []
+    for model in found.models:
+        own = electrodes[electrodes["model"] == model.label]
+        for (band, layer), part in own.groupby(["band", "layer"], sort=False, dropna=False):
+            rows.append(
+                (
+                    model_words(model.label),
+                    kind_words(model),
+                    band_words(str(band)).replace(" ", "\u00a0"),
+                    _layer(layer),
+                    number(part["r"].mean()),
+                    number(part["r"].max()),
+                    number(part["r2"].mean()),
+                    f"{count((part['q'] <= Q).sum())} of {count(len(part))}",
+                    number(part["unique_r2"].mean()),
+                )
+            )
     return make_table(columns, rows, columns[3:])
 
 
@@ -108,36 +112,48 @@ def _electrode_cells(row: Mapping[Any, Any], n: int) -> tuple[str, ...]:
     )[:n]
 
 
-def contrast_table(found: Encoding, *, broadband: bool) -> Table:
-    """Return the gains of all models over the reference, over the response as a whole or by band.
-
-    Parameters
-    ----------
-    broadband : bool
-        Whether the rows are those over the whole response, or those in bands of modulation.
-    """
-    table = found.tables["encodingContrasts"].table
-    own = table[(table["modulation"] == BROADBAND) == broadband]
-    columns = ["Contrast", "Band", "Layer", "Modulation (Hz)", "Electrodes", "n", "Difference in r"]
+def contrast_tables(found: Encoding) -> dict[str, Table]:
+    """Return the gains over the reference: in the shown band and layers, and everywhere else."""
+    every = found.tables["encodingContrasts"].table
+    own = shown_contrasts(found)
+    rest = every.drop(index=own.index)
+    columns = ["Contrast", "Band", "Layer", "Modulation (Hz)", "Electrodes", "n", "Gain in r"]
     columns += ["CI", "p"]
-    rows = [
-        (
-            f"{model_words(row['model'])} against {model_words(row['reference'])}",
-            band_words(str(row["band"])),
-            _layer(row["layer"]),
-            _modulation(row),
-            str(row["electrodes"]),
-            count(row["n_electrodes"]),
-            DASH if pd.isna(row["difference"]) else signed_number(row["difference"]),
-            interval(row["ci_low"], row["ci_high"], 4),
-            p_value(row["p"]),
-        )
-        for row in own.to_dict("records")
-    ]
-    keep = [i for i, name in enumerate(columns) if not (broadband and name.startswith("Modul"))]
-    kept = [columns[i] for i in keep]
-    cells = [[row[i] for i in keep] for row in rows]
-    return make_table(kept, cells, [c for c in kept if c not in ("Contrast", "Band", "Electrodes")])
+    few = [i for i, name in enumerate(columns) if name not in ("Band", "Layer", columns[3])]
+    shown = [[_contrast_cells(row)[i] for i in few] for row in own.to_dict("records")]
+    others = [_contrast_cells(row) for row in rest.to_dict("records")]
+    numeric = set(columns) - {"Contrast", "Band", "Electrodes"}
+    names = [columns[i] for i in few]
+    return {
+        "contrasts": make_table(names, shown, numeric & set(names)),
+        "all_contrasts": make_table(columns, others, numeric),
+    }
+
+
+def shown_contrasts(found: Encoding) -> pd.DataFrame:
+    """Return the contrasts with the reference over the whole response, drawn models first."""
+    table = found.view("encodingContrasts")
+    own = table[(table["modulation"] == BROADBAND) & (table["reference"] == found.reference)]
+    order = {model: i for i, model in enumerate(found.drawn)}
+    places = own["model"].map(lambda model: order.get(model, len(order))).to_numpy(float)
+    return own.iloc[np.argsort(places, kind="stable")]
+
+
+def _contrast_cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    return (
+        f"{model_words(row['model'])} against {model_words(row['reference'])}",
+        *_place(row),
+        str(row["electrodes"]),
+        count(row["n_electrodes"]),
+        DASH if pd.isna(row["difference"]) else signed_number(row["difference"]),
+        interval(row["ci_low"], row["ci_high"], 4),
+        p_value(row["p"]),
+    )
+
+
+def _place(row: Mapping[Any, Any]) -> tuple[str, str, str]:
+    band = band_words(str(row["band"])).replace(" ", "\u00a0")
+    return band, _layer(row["layer"]), _modulation(row)
 
 
 def _modulation(row: Mapping[Any, Any]) -> str:
@@ -154,7 +170,13 @@ def _modulation(row: Mapping[Any, Any]) -> str:
 
 def participant_table(found: Encoding) -> Table:
     """Return one row per participant: the mean r of every drawn model over the electrodes."""
-    columns = ["Participant", "Electrodes", f"With q ≤ {Q:g}", "Best electrode", "Highest r"]
+    columns = [
+        "Participant",
+        "Electrodes",
+        f"With q\u00a0≤\u00a0{Q:g}",
+        "Best electrode",
+        "Highest r",
+    ]
     columns += [f"Mean r: {model_words(model)}" for model in found.drawn]
     rows = []
     for name, own in found.shown.groupby("participant", sort=True):
@@ -192,7 +214,7 @@ def group_contrast_table(table: pd.DataFrame, *, in_full: bool) -> Table:
     rows = [
         (
             f"{model_words(row['model'])} against {model_words(row['reference'])}",
-            *([band_words(str(row["band"])), _layer(row["layer"]), _modulation(row)][: len(where)]),
+            *_place(row)[: len(where)],
             str(row["electrodes"]),
             count(row["n_participants"]),
             DASH if pd.isna(row["difference"]) else signed_number(row["difference"]),

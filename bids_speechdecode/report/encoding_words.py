@@ -17,7 +17,17 @@ from bids_speechdecode.report.encoding_results import (
     Encoding,
     gains_of,
 )
-from bids_speechdecode.report.page import clock, count, interval, number, p_phrase, several
+from bids_speechdecode.report.encoding_tables import shown_contrasts
+from bids_speechdecode.report.page import (
+    clock,
+    count,
+    interval,
+    number,
+    p_phrase,
+    readable,
+    sentences,
+    several,
+)
 
 MOST = 8  # items that an alternative text names
 
@@ -84,6 +94,7 @@ def _gain(row: Mapping[Any, Any], level: str) -> str:
 
 def _ceiling(found: Encoding) -> str:
     told = str(found.sidecar.get("NoiseCeiling") or "").strip().rstrip(".")
+    told = told.replace("none: ", "none, as ", 1)
     mean = found.shown["noise_ceiling"].mean()
     if np.isfinite(mean):
         return f"Noise ceiling, mean over electrodes: {number(mean)}{f' ({told})' if told else ''}."
@@ -129,15 +140,15 @@ def layers_in_words(found: Encoding) -> str:
 def group_in_words(found: Encoding, level: str) -> list[str]:
     """Return the group's result in sentences: the gain of each drawn model over the reference."""
     n = found.electrodes["participant"].nunique()
-    start = (
-        f"Task {found.task}, {several(n, 'participant')}: encoding of {band_words(found.band)} "
-        f"from {several(len(found.models), 'speech model')}."
-    )
-    table = found.view("encodingContrasts")
-    own = gains_of(found, table[table["modulation"] == BROADBAND]) if len(table) else table
-    own = own[own["model"].isin(found.drawn)]
-    rows = sorted(own.to_dict("records"), key=lambda row: found.drawn.index(row["model"]))
-    return [start, *(_group_gain(row, level) for row in rows)]
+    start = f"Task {found.task}, {several(n, 'participant')}, {band_words(found.band)}: "
+    own = gains_of(found, shown_contrasts(found))
+    own = own[own["model"].isin(found.drawn)].dropna(subset=["difference"])
+    rows = own.to_dict("records")
+    if not rows:
+        return [f"{start}electrodes predicted by {several(len(found.models), 'speech model')}."]
+    told = [_group_gain(row, level) for row in rows]
+    main = next((row["conclusion"] for row in rows if row["model"] == found.main), None)
+    return [start + told[0], *sentences(readable(main or "")), *told[1:]]
 
 
 def _group_gain(row: Mapping[Any, Any], level: str) -> str:
@@ -152,7 +163,7 @@ def _group_gain(row: Mapping[Any, Any], level: str) -> str:
     return (
         f"{_quoted(row['model'])} against {_quoted(row['reference'])}: gain of "
         f"{signed_number(row['difference'])} in r over {n} ({level} CI {limits}; "
-        f"{p_phrase(row['p'])}; better in {count(row['n_better'])}{detectable}"
+        f"{p_phrase(row['p'])}; better in {count(row['n_better'])} of them{detectable}"
         f"{'' if known else '; this does not establish a difference'})."
     )
 
