@@ -51,11 +51,13 @@ def simulate_dataset(
     CannotWriteError
         The folder holds something already or cannot be written.
     """
-    # Imported here so that the settings (and --help) do not wait for scipy, soundfile and torch.
+    # Imported late so that the settings (and --help) do not wait for scipy, soundfile and torch.
     if preset in PAIR_PRESETS:
+        pair = make_pair_settings(preset, seed=seed, **overrides)
         from bids_speechdecode.simulate.pair import write_pair
 
-        return write_pair(Path(out), make_pair_settings(preset, seed=seed, **overrides))
+        return write_pair(Path(out), pair)
+    settings = make_settings(preset, seed=seed, **overrides)
     from bids_speechdecode.simulate.dataset import write_dataset
 
-    return write_dataset(Path(out), make_settings(preset, seed=seed, **overrides))
+    return write_dataset(Path(out), settings)

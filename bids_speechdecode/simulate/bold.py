@@ -63,7 +63,7 @@ def draw_scanned(
     mask = np.linalg.norm(centred, axis=-1) <= edge * 0.55
     place = rng.uniform(-edge / 6, edge / 6, 3)
     distance = np.linalg.norm(centred[mask] - place, axis=1)
-    weight = np.exp(-0.5 * (distance / (0.35 * edge)) ** 2)
+    weight = np.exp(-0.5 * (distance / (0.3 * edge)) ** 2)
     weight[weight < _SMALLEST_WEIGHT] = 0
     mixture = rng.standard_normal((n_features, int(mask.sum())))
     return Scanned(label, mask, weight, best_correlation * weight, mixture)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import WavLMModel
 
 from bids_speechdecode.errors import UsageError
 from bids_speechdecode.simulate.speech import RATE
 from bids_speechdecode.simulate.tiny_model import LAYER, receptive_samples
 
 CONTEXT = 4.0  # seconds of each window
-_BATCH = 256  # windows
+_BATCH = 128  # windows
+_STRETCH = 600  # frames of sound that go through the front end at once
 
 
 class Listener:
@@ -23,9 +24,14 @@ class Listener:
     Features at time t are the last frame of the layer's output for the window ``[t - 4 s, t]``,
     cut where the sound begins. At times before the first frame is complete they are those of the
     first time at which it is.
+
+    Parameters
+    ----------
+    model : transformers.WavLMModel
+        Whose front end normalises every frame by itself.
     """
 
-    def __init__(self, model: WavLMModel) -> None:
+    def __init__(self, model: Any) -> None:
         self._model = copy.deepcopy(model)
         self._model.encoder.layers = self._model.encoder.layers[:LAYER]
         self._model.encoder.layer_norm = nn.Identity()  # hidden states are taken before it
@@ -53,10 +59,20 @@ class Listener:
                 expected=f"{RATE / self._step:g} Hz divided by a whole number",
                 found=f"{rate:g} Hz",
             )
-        frames = self._model.feature_extractor(torch.from_numpy(sound)[None]).transpose(1, 2)
-        frames = self._model.feature_projection(frames)[0][0]  # (n_frames, n_features)
+        frames = self._front_end(torch.from_numpy(sound))
         ends = np.arange(int(len(sound) / RATE * rate)) * int(steps)  # in frames
         return self._listen(frames, np.maximum(ends, self._n_frames(1)))
+
+    def _front_end(self, sound: torch.Tensor) -> torch.Tensor:
+        """Return all frames, shape (n_frames, n_features), a stretch of sound at a time."""
+        n_frames = (len(sound) - self._seen) // self._step + 1
+        parts = []
+        for first in range(0, n_frames, _STRETCH):
+            n = min(_STRETCH, n_frames - first)
+            start = first * self._step
+            part = sound[start : start + (n - 1) * self._step + self._seen]
+            parts.append(self._model.feature_extractor(part[None]).transpose(1, 2))
+        return self._model.feature_projection(torch.cat(parts, dim=1))[0][0]
 
     def _n_frames(self, n: int) -> int:
         """Return after how many steps of sound n frames are complete."""

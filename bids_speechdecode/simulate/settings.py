@@ -55,7 +55,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class PairSettings:
-    """Sizes of the simulated pair: iEEG and fMRI that follow the same features of a speech model."""
+    """Sizes of the simulated pair: iEEG and fMRI that follow the same speech features."""
 
     participants: int = 6  # with iEEG
     fmri_participants: int = 3

@@ -40,7 +40,6 @@ def tiny_config() -> WavLMConfig:
         conv_dim=(32,) * 5,
         conv_kernel=(10, 8, 8, 10, 4),
         conv_stride=(5, 4, 4, 5, 2),  # 800 samples: 50 ms
-        num_feat_extract_layers=5,
         conv_bias=True,
         feat_extract_norm="layer",
         do_stable_layer_norm=True,
