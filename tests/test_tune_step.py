@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from sklearn.linear_model import Ridge
 from bids_speechdecode.audio.speech_models import load_speech_model
 from bids_speechdecode.bids.dataset import open_dataset
 from bids_speechdecode.bids.derivatives import Derivatives
+from bids_speechdecode.cli import main
 from bids_speechdecode.config import Config, EncodingConfig, FmriConfig, Request, TargetConfig
 from bids_speechdecode.encoding.fmri_tuning import Story
 from bids_speechdecode.encoding.refit import ALPHAS, StoryFeatures
@@ -484,6 +487,74 @@ def test_missing_audio_is_told_before_anything_is_written(made: Path, tmp_path: 
     finally:
         (made / "c.wav").rename(path)
     assert not (tmp_path / "out").exists()
+
+
+SETTINGS = """
+[target]
+name = "wavlm"
+model = "{model}"
+layer = 2
+
+[fmri]
+confounds = ["trans"]
+n_test = 1
+{more}
+"""
+
+
+def damage_nothing(_: Path) -> None:
+    """Leave the dataset as it is."""
+
+
+def remove_tr(root: Path) -> None:
+    (root / "task-story_bold.json").write_text("{}")
+
+
+def remove_audio(root: Path) -> None:
+    (root / "stimuli" / "b.wav").unlink()
+
+
+def remove_func(root: Path) -> None:
+    shutil.rmtree(root / "derivatives" / "fmriprep" / "sub-01" / "func")
+    shutil.rmtree(root / "derivatives" / "fmriprep" / "sub-02" / "func")
+
+
+def shrink_mask(root: Path) -> None:
+    (path, *_) = sorted(root.rglob("*_mask.nii.gz"))
+    nibabel.save(nibabel.Nifti1Image(np.ones((3, 2, 1), np.uint8), np.eye(4)), path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "more", "status", "words"),
+    [
+        (remove_tr, "", 65, "RepetitionTime"),
+        (remove_audio, "", 66, "b.wav"),
+        (remove_func, "", 66, "functional images"),
+        (shrink_mask, "n_validation = 1", 65, "shape (3, 2, 1)"),
+        (damage_nothing, "n_validation = 4", 65, "too few stories"),
+        (damage_nothing, 'n_validation = 1\ntask = "storm"', 18, "'story'"),
+        (damage_nothing, "n_validation = 1\ndelays = [30]", 65, "delays"),
+    ],
+)
+def test_codes_and_messages_of_the_command(
+    made: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], None],
+    more: str,
+    status: int,
+    words: str,
+) -> None:
+    """Bad input is told as a user meets it, and leaves no model behind."""
+    root = Path(shutil.copytree(made, tmp_path / "data"))
+    damage(root)
+    config = tmp_path / "config.toml"
+    config.write_text(SETTINGS.format(model=root / "code" / "wavlm", more=more))
+    command = [str(root), str(tmp_path / "out"), "participant", "--analysis", "fmri-tuning"]
+    options = ["--bold-dir", "derivatives/fmriprep", "--config", str(config)]
+    assert main([*command, *options]) == status
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out" / "speechmodels").exists()
 
 
 def test_a_dry_run_writes_nothing(made: Path, tmp_path: Path) -> None:

@@ -331,6 +331,8 @@ def _tune_one(
         fields = _describe(group, variant, label, base, training, tuned, tuned_r)
         write_sidecar(history, step="tune", signature=key, **fields)
     _forget(state)
+    r, before = _mean_r(tuned_r), _mean_r(group.untuned_r)
+    log.info("%s: r in the test stories %.4f, untuned %.4f", label, r, before)
 
 
 def _fit(
