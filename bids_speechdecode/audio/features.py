@@ -90,7 +90,7 @@ def window_features(
     chunks = _used_chunks(cut_chunks(interval, settings.chunk, model.sampling_rate), edges)
     done = 0
     for batch in _equal_batches(chunks, settings.batch_size):
-        waves = np.stack([_read_chunk(read, chunk, model.sampling_rate) for chunk in batch])
+        waves = np.stack([read_chunk(read, chunk, model.sampling_rate) for chunk in batch])
         frames = model.embed(torch.from_numpy(waves)).cpu().numpy()
         _check_finite(frames, batch, model, settings)
         for chunk, chunk_frames in zip(batch, frames, strict=True):
@@ -201,7 +201,14 @@ def _equal_batches(chunks: Sequence[Chunk], batch_size: int) -> Iterator[list[Ch
             yield batch
 
 
-def _read_chunk(read: Reader, chunk: Chunk, rate: float) -> np.ndarray:
+def read_chunk(read: Reader, chunk: Chunk, rate: float) -> np.ndarray:
+    """Return the sound of a chunk, exactly as many samples as it says.
+
+    Raises
+    ------
+    DataError
+        If there is less sound, or it is not finite.
+    """
     wave = np.asarray(read(chunk.start, chunk.stop), np.float32)
     missing = chunk.n_samples - len(wave)
     if missing > READ_TOLERANCE * rate:
