@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 import transformers
 from torch import nn
 
+from bids_speechdecode.audio.speech_models import load_speech_model
+from bids_speechdecode.config import TargetConfig
 from bids_speechdecode.encoding.lora import AttachedLora, find_projections, save_adapters
 from bids_speechdecode.errors import UsageError
 
@@ -37,7 +40,7 @@ WHISPER = {
     "bos_token_id": 1,
     "eos_token_id": 2,
     "decoder_start_token_id": 1,
-    "max_source_positions": 60,
+    "max_source_positions": 50,
     "num_mel_bins": 8,
 }
 FAMILIES = ("wav2vec2", "hubert", "wavlm", "whisper")
@@ -59,7 +62,7 @@ def encoder_of(whole: nn.Module) -> nn.Module:
 
 def make_input(family: str) -> torch.Tensor:
     generator = torch.Generator().manual_seed(4)
-    shape = (2, 8, 120) if family == "whisper" else (2, 4000)
+    shape = (2, 8, 100) if family == "whisper" else (2, 4000)
     return torch.randn(shape, generator=generator)
 
 
@@ -172,3 +175,26 @@ def test_a_model_without_such_attention_is_named() -> None:
         find_projections(other)
     with pytest.raises(UsageError, match="no linear layers"):
         find_projections(nn.ReLU())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_folder_is_the_tuned_model(family: str, tmp_path: Path) -> None:
+    """What was tuned is what later runs hear: attached, saved, loaded and merged are one model."""
+    whole = make_whole(family)
+    whole.save_pretrained(tmp_path / "base")
+    if family == "whisper":
+        extractor = transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=1)
+    else:
+        extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
+    extractor.save_pretrained(tmp_path / "base")
+    settings = TargetConfig(name=family, model=str(tmp_path / "base"), layer=1, chunk=1.0)  # type: ignore[arg-type]
+    sound = torch.randn((1, 16000), generator=torch.Generator().manual_seed(4))
+    model = load_speech_model(settings)
+    with attach(model.module) as lora:
+        assert len(lora.parts) == 3  # of the one layer that is used
+        fill(lora)
+        ours = model.embed(sound)
+        save_adapters(tmp_path / "tuned", lora.adapters(), base="../base")
+    loaded = load_speech_model(dataclasses.replace(settings, model=str(tmp_path / "tuned")))
+    torch.testing.assert_close(loaded.embed(sound), ours)
+    assert not torch.allclose(model.embed(sound), ours, atol=1e-4)

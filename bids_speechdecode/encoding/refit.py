@@ -60,11 +60,11 @@ def _score_person(
     parts = []
     for first in range(0, y.shape[1], VOXELS_AT_ONCE):
         some = slice(first, first + VOXELS_AT_ONCE)
-        measured = y[:, some].to(dtype)
+        measured, held_out = (part[:, some].to(device, dtype) for part in (y, y_new))
         projected = directions.T @ (x.T @ (measured - measured.mean(dim=0)))
         shrunk = [strengths + alpha * len(x) for alpha in ALPHAS]
         predictions = (rotated / s @ projected for s in shrunk)
-        parts.append(torch.stack([_correlate(p, y_new[:, some].to(dtype)) for p in predictions]))
+        parts.append(torch.stack([_correlate(p, held_out) for p in predictions]))
     by_alpha = torch.cat(parts, dim=1)  # (n_alphas, n_voxels)
     return float(by_alpha.mean(dim=1).max())
 
@@ -75,7 +75,7 @@ def _of_person(
     heard = [story for story in stories if who in story.bold]
     features = torch.cat([story.features.to(device, dtype) for story in heard])
     bold = np.concatenate([story.bold[who] for story in heard])
-    return features, torch.from_numpy(bold).to(device)
+    return features, torch.from_numpy(bold)  # voxels go to the device in parts
 
 
 def _correlate(predicted: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
