@@ -74,7 +74,9 @@ def _electrodes(rng: np.random.Generator, models: dict[str, float]) -> pd.DataFr
             for band in ("highgamma", "theta"):
                 for name, own in noise.items():
                     along, side = int(name[1:]), -1 if name[0] in "AC" else 1
-                    peak = {"A": 0.28, "B": 0.11}.get(name[0], 0.01) * np.exp(-((along - 5) ** 2) / 9)
+                    peak = {"A": 0.28, "B": 0.11}.get(name[0], 0.01) * np.exp(
+                        -((along - 5) ** 2) / 9
+                    )
                     r = peak * (0.5 if band == "theta" else 1) + own + 0.3 * (layer == 9) * peak
                     r += gain * (peak > 0.05) + rng.normal(0, 0.002)
                     row = {"model": model, "layer": layer, "band": band, "name": name}
@@ -87,7 +89,6 @@ def _electrodes(rng: np.random.Generator, models: dict[str, float]) -> pd.DataFr
                     row |= {"noise_ceiling": np.nan, "unique_r2": 0.4 * r * abs(r)}
                     row |= {"nuisance_r2": 0.01, "joint_r2": 0.02, "n_samples": 36000}
                     rows.append(row | {"simulated": "true"})
-    rows[0]["name"] = rows[0]["name"]
     return pd.DataFrame(rows)
 
 
@@ -244,3 +245,289 @@ def write_fixture_maps(root: Path) -> None:
             array = nibabel.gifti.GiftiDataArray(own, intent="NIFTI_INTENT_SHAPE")
             path = f"group_task-podcast_hemi-{side}_space-fsaverage5_desc-{name}_map.shape.gii"
             nibabel.save(nibabel.gifti.GiftiImage(darrays=[array]), root / path)
+
+
+# ------------------------------------------------------------------------------------ helpers
+
+
+def _small(root: Path, **models: float) -> Path:
+    """Write one participant without positions, which is drawn quickly."""
+    write_fixture(root, {"untuned": 0.0, **models})
+    for path in root.rglob("*desc-encoding*.tsv"):
+        if path.stat().st_size <= 1:  # no contrast of one model
+            continue
+        table = pd.read_csv(path, sep="\t", na_values="n/a")
+        if "x" in table:
+            _write_tsv(path, table.assign(x=np.nan))
+    return root
+
+
+def _report(root: Path, command: str = COMMAND) -> str:
+    return write_participant_report(root, "01", command=command, log_dir=None).read_text("utf-8")
+
+
+def _text(page: str) -> str:
+    without = re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", page, flags=re.S)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", without))
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_fixture_group(tmp_path_factory.mktemp("encoding"), 3)
+    write_participant_report(root, "01", command=COMMAND, log_dir=None)
+    write_group_report(root, command=COMMAND.replace("participant", "group"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _small(tmp_path_factory.mktemp("small"), joint=0.012)
+
+
+# -------------------------------------------------------------------------------------- tests
+
+
+@pytest.mark.parametrize("name", ["sub-01.html", "group.html"])
+def test_pages_are_self_contained_escaped_and_marked(tree: Path, name: str) -> None:
+    # The report is mailed around: nothing loaded, nothing executed, simulated data named.
+    text = (tree / name).read_text("utf-8")
+    assert HOSTILE not in text
+    assert "&lt;script&gt;" in text
+    assert not re.search(r"<(link|img|object|iframe)\b|@import", text)
+    assert "Simulated data." in text
+    assert text.count("simulated data</text>") + text.count(">simulated data<") >= 7
+    identifiers = re.findall(r'<\w[^<>]*? id="([^"]*)"', text)
+    assert len(identifiers) == len(set(identifiers))
+    assert set(re.findall(r'href="#([^"]+)"', text)) <= set(identifiers)
+
+
+@pytest.mark.parametrize("name", ["sub-01.html", "group.html"])
+def test_encoding_alone_shows_no_list_of_missing_decoding(tree: Path, name: str) -> None:
+    # A run that never asked for decoding must not look like a failed decoding.
+    text = (tree / name).read_text("utf-8")
+    assert 'class="missing"' not in text
+    assert "relative rank" not in text
+    for section in (
+        "conditions",
+        "contrasts",
+        "training",
+        "spectra",
+        "contributions",
+        "electrodes",
+    ):
+        assert f'id="{section}"' not in text
+    assert "Speech encoding in intracranial EEG" in text
+
+
+@pytest.mark.parametrize("name", ["sub-01.html", "group.html"])
+def test_pictures_tell_their_numbers_and_references_are_in_order(tree: Path, name: str) -> None:
+    # Readers who cannot see a picture need its numbers; journals want citations in order.
+    text = (tree / name).read_text("utf-8")
+    words = re.findall(r'role="img" aria-label="([^"]*)"', text)
+    assert len(words) == len(re.findall("<svg", text)) >= 7
+    for alternative in words:
+        assert len(re.findall(r"\d", alternative)) >= 3, alternative
+        assert "nan" not in alternative.split(), alternative
+    cited = list(dict.fromkeys(re.findall(r'<sup><a href="#ref-(\w+)">', text)))
+    assert cited == re.findall(r'<li id="ref-(\w+)">', text)
+    assert {"lora", "hoerl", "dupre", "slowfmri", "theiler"} <= set(cited)
+
+
+def test_without_tables_nothing_about_encoding_appears(tmp_path: Path) -> None:
+    # A user of decoding must not be told that encoding is missing.
+    (tmp_path / "sub-01").mkdir()
+    for text in (
+        _report(tmp_path, "bids_speechdecode /data /out participant"),
+        write_group_report(tmp_path, command="x").read_text("utf-8"),
+    ):
+        assert "ncoding" not in _text(text)
+        assert "run step" in text
+    asked = _report(tmp_path)
+    assert "No table of predicted electrodes found: run steps &#39;responses&#39;" in asked
+    assert "run step &#39;evaluate&#39;" not in asked
+
+
+def test_both_analyses_share_a_page(small: Path, tmp_path: Path) -> None:
+    # Both analyses write into one output; neither may hide the other.
+    import shutil
+
+    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
+    history = tmp_path / "sub-01/ieeg/sub-01_task-podcast_desc-linear_history.tsv"
+    _write_tsv(history, {"epoch": [1], "train_loss": [1.0], "val_loss": [1.0], "val_rank": [0.4]})
+    text = _report(tmp_path)
+    assert 'id="training"' in text
+    assert 'id="encoding"' in text
+    assert "run step &#39;evaluate&#39;" in text
+    cited = list(dict.fromkeys(re.findall(r'<sup><a href="#ref-(\w+)">', text)))
+    assert cited == re.findall(r'<li id="ref-(\w+)">', text)
+
+
+def test_summary_repeats_the_tables(small: Path, tmp_path: Path) -> None:
+    # The first sentence is what gets quoted: its numbers must be those on disk.
+    text = _text(_report(small))
+    folder = small / "sub-01" / "ieeg"
+    start = "sub-01_task-podcast_desc-encoding"
+    table = pd.read_csv(folder / f"{start}_scores.tsv", sep="\t", na_values="n/a")
+    nine = table[(table["layer"] == 9) & (table["band"] == "highgamma")]
+    own = nine[nine["model"] == "joint"]
+    best = own.sort_values("r").iloc[-1]
+    assert f"predicted {(own['q'] <= 0.05).sum()} of 32 electrodes in high gamma" in text
+    assert (
+        f"best electrode was {best['name']} (superiortemporal L), with r = {best['r']:.3f}" in text
+    )
+    assert "this does not establish a difference" not in text
+    assert "r was 0.0060 higher than with “Untuned” on average over 32 electrodes" in text
+    assert "Noise ceiling: none, as no sound was heard twice." in text
+
+
+def test_gains_are_differences_on_the_same_electrode(small: Path) -> None:
+    # A gain between different electrodes or layers would be no gain of the model.
+    found = read_encoding(small / "sub-01")["podcast"]
+    gains = electrode_gains(found).set_index("name")
+    table = found.electrodes
+    for name in ("A5", "D2"):
+        rows = table[(table["name"] == name) & (table["band"] == "highgamma")]
+        r = rows[rows["layer"] == 9].set_index("model")["r"]
+        assert gains.loc[name, "gain"] == pytest.approx(r["joint"] - r["untuned"])
+    curves = lag_curves(found)
+    lags = found.tables["encodingLags"].table
+    here = lags[(lags["model"] == "joint") & (lags["lag"] == 0.3)]
+    expected = here.loc[here["name"].isin(found.predicted), "r"].mean()
+    own = curves[(curves["model"] == "joint") & (curves["lag"] == 0.3)]
+    assert own["r"].item() == pytest.approx(expected)
+
+
+def test_the_reference_chooses_the_layer(small: Path, tmp_path: Path) -> None:
+    # If the tuned model chose the layer on held-out time, its gain would be flattered.
+    path = small / "sub-01/ieeg/sub-01_task-podcast_desc-encoding_scores.tsv"
+    table = pd.read_csv(path, sep="\t", na_values="n/a")
+    better = (table["model"] == "joint") & (table["layer"] == 12)
+    table.loc[better, "r"] += 0.5
+    _write_tsv(tmp_path / path.relative_to(small), table)
+    found = read_encoding(tmp_path / "sub-01")["podcast"]
+    assert found.layers == {"untuned": 9.0, "joint": 9.0}
+    table.loc[table["model"] == "untuned", "r"] += 0.9 * (table["layer"] == 6)
+    _write_tsv(tmp_path / path.relative_to(small), table)
+    assert read_encoding(tmp_path / "sub-01")["podcast"].layers["joint"] == 6.0
+
+
+def test_absent_tables_are_named_and_the_rest_is_drawn(small: Path, tmp_path: Path) -> None:
+    # A report after half a step must say what is missing and show what is there.
+    for kind in ("scores.tsv", "scores.json"):
+        name = f"sub-01_task-podcast_desc-encoding_{kind}"
+        text = (small / "sub-01" / "ieeg" / name).read_text()
+        path = tmp_path / "sub-01" / "ieeg" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    text = _text(_report(tmp_path))
+    for what in ("r at every lag", "r by band of modulation", "contrasts between models"):
+        assert f"No {what} found: run step &#39;encode&#39;." in text
+    assert "No electrode has a position" in text
+    assert "No config.toml found" in text
+    assert "Prediction of every electrode against the reference" in text
+    assert " nan" not in text.lower()
+
+
+def test_one_model_is_compared_with_nothing(tmp_path: Path) -> None:
+    # The smallest run has one speech model; an empty comparison would suggest a result.
+    text = _report(_small(tmp_path))
+    assert 'id="encoding-models"' not in text
+    assert "Gain" not in _text(text)
+    assert "“Untuned” predicted" in _text(text)
+    assert 'class="missing"' in text  # only the picture of the brain
+    assert "contrasts between models" not in text
+
+
+def test_scores_without_tests_are_drawn_without_claims(tmp_path: Path) -> None:
+    # Without q-values nothing may be called predicted, and all electrodes make the curves.
+    _small(tmp_path, joint=0.012)
+    path = tmp_path / "sub-01/ieeg/sub-01_task-podcast_desc-encoding_scores.tsv"
+    table = pd.read_csv(path, sep="\t", na_values="n/a")
+    _write_tsv(path, table.assign(q=np.nan, p=np.nan, lag=np.nan))
+    found = read_encoding(tmp_path / "sub-01")["podcast"]
+    assert len(found.predicted) == 32
+    assert "predicted 0 of 32 electrodes" in _text(_report(tmp_path))
+
+
+def test_same_input_gives_the_same_bytes(small: Path) -> None:
+    # Reports are compared and archived; jitter of points must not make each one new.
+    assert _report(small) == _report(small)
+
+
+def test_methods_follow_the_run_of_this_analysis(small: Path, tmp_path: Path) -> None:
+    # A later decoding run with other settings must not rewrite the methods of encoding.
+    text = _text(_report(small))
+    assert "in high gamma (70 to 200 Hz) and theta (4 to 8 Hz)" in text
+    assert "by layers 6, 9 and 12 of" in text
+    assert "81 lags" in text
+    assert "10 values from 1 to 10,000,000" in text
+    folder = tmp_path / "sub-01"
+    for name, rate, command in (("1", 20, COMMAND), ("2", 10, "bids_speechdecode /d /o p")):
+        log = folder / "log" / name
+        log.mkdir(parents=True)
+        (log / "config.toml").write_text(f"[encoding]\nrate = {rate}\n")
+        (log / "command.txt").write_text(command)
+    settings = run_settings([folder])
+    assert settings is not None
+    assert settings["encoding"]["rate"] == 20
+    untuned = {"podcast": read_encoding(small / "sub-01")["podcast"]}
+    used = find_encoded(untuned, settings).used()
+    assert "theiler" not in used  # no control was phase-randomised
+    assert "nilearn" not in used  # no electrode has a position
+
+
+def test_models_are_named_ordered_and_told_apart() -> None:
+    # A control drawn like the tuned model, or taken for it, would turn a result upside down.
+    labels = ["untuned", "joint_control-phase", "joint_seed-1", "sub-x", "joint", "mel"]
+    models = read_models({}, labels)
+    assert [m.kind for m in models] == ["untuned", "control", "tuned", "tuned", "tuned", "other"]
+    assert main_model(models, "untuned") == "sub-x"
+    drawn = drawn_models(models, "untuned")
+    assert drawn == ("untuned", "sub-x", "joint", "joint_control-phase", "mel")
+    styles = model_styles(models, "untuned")
+    marks = [(styles[m]["color"], styles[m]["marker"]) for m in drawn]
+    assert len({c for c, _ in marks}) == len({m for _, m in marks}) == len(drawn)
+    assert styles["joint_control-phase"]["markerfacecolor"] == "white"
+    assert model_words("joint_amount-50") == "Tuned, joint, 50% of the fMRI"
+
+
+def test_scales_and_axes_are_fixed() -> None:
+    # Two participants' pictures can be compared only if colours and axes mean the same.
+    assert charts.PREDICTION.classes([-0.1, 0.01, 0.05, 0.5]).tolist() == [0, 1, 3, 8]
+    assert len(charts.PREDICTION.colors) == len(charts.PREDICTION.bounds) + 1
+    assert len(charts.GAIN.colors) == len(charts.GAIN.bounds) + 1
+    assert charts.fixed_end(charts.R_ENDS, [0.11], [np.nan]) == 0.2
+    assert charts.nyquist_place(MODULATIONS, 0.25) == 1.5
+    assert charts.nyquist_place(MODULATIONS, 0.25 * 2**0.5) == pytest.approx(2.0)
+    assert charts.nyquist_place(MODULATIONS, 5.0) is None
+
+
+def test_bands_of_modulation_are_read_from_their_names() -> None:
+    # "broadband" is no band, and 0.25-0.5 must not become a difference.
+    table = pd.DataFrame({"modulation": ["broadband", "0.25-0.5", "1-2"]})
+    found = with_modulation(table)
+    assert found[["low", "high"]].to_numpy().tolist() == [[0.25, 0.5], [1, 2]]
+
+
+def test_group_shows_what_could_have_been_detected(tree: Path) -> None:
+    # Differences of 0.005 in r are what this analysis is about: power must stand beside them.
+    text = _text((tree / "group.html").read_text("utf-8"))
+    assert "a difference of 0.0040 could have been detected" in text
+    assert "Cannot be concluded: p ≤ 0.05 is impossible." in text
+    assert "n for 0.005" in text
+    assert "Shaded: above 0.25 Hz" in text
+    assert "sub-98" in text
+    assert "Gain by share of the fMRI and seed" in text
+
+
+@pytest.mark.slow
+def test_group_maps_are_drawn_in_the_scales_of_encoding(tmp_path: Path) -> None:
+    # A map of r in the colours of contributions would be read on the wrong scale.
+    write_fixture_group(tmp_path, 2)
+    write_fixture_maps(tmp_path)
+    text = write_group_report(tmp_path, command="x").read_text("utf-8")
+    volume = (tmp_path / "figures/group_task-podcast_desc-encodingVolume.svg").read_text("utf-8")
+    assert "Prediction of “Tuned, joint”" in volume
+    assert "Gain in r over the reference model" in volume
+    assert "loss of relative rank" not in text
+    assert re.search(r"Prediction and gain on the cortical surface\. Prediction from", text)

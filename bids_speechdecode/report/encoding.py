@@ -150,6 +150,7 @@ def _page(report: Path, name: str, found: Encoding, level: str, simulated: bool)
             "n_predicted": len(found.predicted),
             "n_compared": len(found.drawn) - 1,
             "nyquist": nyquist(found.sidecar),
+            "has_profiles": bool({"modulations", "bands", "layers"} & set(pictures)),
         },
     )
 
@@ -203,7 +204,7 @@ def _draw_profiles(found: Encoding) -> Drawn:
         tables = band_profiles(found, found.tables["encodingContrasts"].table)
         profiles = [panel for panel in zip_panels(tables) if _is_drawn(panel[2], found)]
         label = "Carrier band of the response"
-        figure = charts.category_profile(profiles, names, label, styles, drawn)
+        figure = charts.category_profile(profiles, names, label, styles, drawn, joined=False)
         yield "bands", figure, encoding_words.categories(profiles, names)
     if profiles := _layers(found):
         figure = charts.layer_profile(profiles, styles, drawn)

@@ -284,6 +284,8 @@ def category_profile(
     styles: Styles,
     models: Sequence[str],
     shaded_from: float | None = None,
+    *,
+    joined: bool = True,
 ) -> Figure:
     """Draw values of every model over ordered categories: bands of modulation, carrier bands.
 
@@ -297,6 +299,8 @@ def category_profile(
         Of the shared axis, with its unit.
     shaded_from : float, optional
         Place from which the panels are shaded.
+    joined : bool
+        Whether a line joins the categories, as suits those that continue each other.
     """
     width = WIDTH if len(profiles) > 1 else 0.66 * WIDTH
     figure = Figure(figsize=(width, 3.3), dpi=DPI)
@@ -313,7 +317,8 @@ def category_profile(
             x = own["place"] + shift
             style = styles[model]
             axes.vlines(x, own["ci_low"], own["ci_high"], color=style["color"], lw=1.1, zorder=2)
-            axes.plot(x, own["value"], linewidth=0.8, markersize=4.5, zorder=3, **style)
+            line = 0.8 if joined else 0.0
+            axes.plot(x, own["value"], linewidth=line, markersize=4.5, zorder=3, **style)
         axes.set(title=title, ylabel=unit, xlim=(-0.5, len(names) - 0.5))
         turned = sum(map(len, names)) * len(profiles) > 60
         style_of_names: Any = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
@@ -321,7 +326,7 @@ def category_profile(
             range(len(names)), [plain(name) for name in names], **(style_of_names if turned else {})
         )
     panels[(len(panels) - 1) // 2].set_xlabel(label)
-    _add_legend(figure, shown, styles, linewidth=1)
+    _add_legend(figure, shown, styles, linewidth=float(joined))
     return figure
 
 

@@ -235,7 +235,7 @@ def _draw_profiles(found: Encoding) -> Drawn:
         profiles = [panel for panel in zip_panels(tables)[1:] if len(panel[2])]
         if profiles:
             label = "Carrier band of the response"
-            figure = charts.category_profile(profiles, names, label, styles, drawn)
+            figure = charts.category_profile(profiles, names, label, styles, drawn, joined=False)
             yield "bands", figure, encoding_words.categories(profiles, names)
     if profiles := _layers(found):
         figure = charts.layer_profile(profiles, styles, drawn)

@@ -122,8 +122,8 @@ NUISANCE = {
     "mel": "a mel spectrogram",
     "envelope": "the envelope of the sound",
     "onsets": "its onsets",
-    "pitch": "pitch and voicing",
-    "words": "onsets and rate of words",
+    "pitch": "pitch with voicing",
+    "words": "word onsets with their rate",
 }
 _EDGES = {"theta": "4 to 8", "alpha": "8 to 13", "beta": "13 to 30", "gamma": "30 to 70"}
 

@@ -54,7 +54,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 
 def read_scores(path: Path, columns: Sequence[str]) -> Described:
     """Return a table of scores with all of `columns`, words as words, and its sidecar."""
-    table = tolerate(read_table(path) if path.is_file() else pd.DataFrame(), columns)
+    is_filled = path.is_file() and path.stat().st_size > 1  # without rows it may lack a header
+    table = tolerate(read_table(path) if is_filled else pd.DataFrame(), columns)
     for name in table.columns:
         if name in _WORDS:
             as_text = [None if pd.isna(word) else str(word) for word in table[name]]
