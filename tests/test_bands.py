@@ -114,7 +114,7 @@ def test_planted_modulation_comes_back_in_its_band_at_its_time(rate: float, tmp_
 
 @pytest.mark.parametrize("rate", [500.0, 1024.0, 999.4, 2048.0])
 def test_equals_scipy_on_the_whole_recording(rate: float, tmp_path: Path) -> None:
-    """The stated error: 0.05 % of the standard deviation, 0.5 % at most, but for the last 2 s."""
+    """The stated error: 0.1 % of the standard deviation, 0.5 % at most, but for the last 2 s."""
     signal = pink(int(60 * rate), 3, seed=1) + 0.01
     edges = {**BAND_EDGES, **HIGH_GAMMA, "wide": (70.0, 200.0)}
     out, _ = run(signal, rate, tmp_path, edges)
@@ -122,7 +122,7 @@ def test_equals_scipy_on_the_whole_recording(rate: float, tmp_path: Path) -> Non
         expected = whole(signal, rate, limits)
         assert out[band].shape == expected.shape
         error = (out[band] - expected)[:-40] / expected.std()
-        assert np.sqrt(np.mean(error**2)) < 5e-4, band
+        assert np.sqrt(np.mean(error**2)) < 1e-3, band
         assert np.abs(error).max() < 5e-3, band
         plain = whole(signal, rate, limits, reflected=0)
         error = (out[band] - plain)[200:-200] / plain.std()  # 10 s from the ends
@@ -195,7 +195,7 @@ def test_slow_beside_bands_of_a_fast_recording(tmp_path: Path) -> None:
     alone, _ = run(signal, 2048.0, tmp_path, {"slow": None})
     beside, _ = run(signal, 2048.0, tmp_path, {"slow": None, "theta": (4.0, 8.0)})
     error = (beside["slow"] - alone["slow"]) / alone["slow"].std()
-    assert np.abs(error[:-40]).max() < 1e-3
+    assert np.abs(error).max() < 1e-3
 
 
 def test_blocks_do_not_matter(tmp_path: Path) -> None:
@@ -228,8 +228,8 @@ def test_the_recording_is_read_once(tmp_path: Path) -> None:
     paths = {band: tmp_path / band for band in ALL}
     steps: list[float] = []
     band_envelopes(reader, paths, montage=montage, edges=ALL, block=5.0, on_progress=steps.append)
-    # What the two ends reflect is kept; the look for dead contacts stops at its first block.
-    assert reader.n_read <= 2 * signal.size
+    # The ends are read again for their reflection, and one block of 4 MB for dead contacts.
+    assert reader.n_read <= 1.2 * signal.size + min(signal.size, 1 << 20)
     assert sum(steps) == pytest.approx(120.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(ALL)
 

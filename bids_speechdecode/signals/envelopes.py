@@ -96,30 +96,40 @@ def open_streams(
     work = reader.sampling_rate / bank.reduction
     n_rows = -(-reader.n_times // bank.reduction)
     length = max(1, int(block * work)) if block else _rows_per_read(len(contacts.nan))
-    rows = _contact_blocks(reader, contacts, bank, n_rows, length, on_progress)
+    history = _history(work, rate)
+    pad = max(bank.half, history)
+    rows = _contact_blocks(reader, contacts, bank, (-pad, n_rows + pad), length, on_progress)
     n_copies = sum(is_slow) + bool(bank.carriers)
-    n_kept = max(bank.half + 2, _history(work, rate))
-    copies = UnzippedRows(((part,) * n_copies for part in rows), [n_kept] * n_copies)
-    reads = [(copies.reader(number), 1) for number in range(n_copies)]
+    copies = UnzippedRows(((part,) * n_copies for part in rows), [history] * n_copies)
+    reads = [_from_row(-pad, copies.reader(number)) for number in range(n_copies)]
+    # Contacts go on after the end; thus the decimation does not meet it.
+    contact_streams = [(read, 1, n_rows + pad) for read in reads]
     envelopes = []
     if bank.carriers:
-        read, _ = reads.pop()
+        contact_streams.pop()
         steps = [carrier.step for carrier in bank.carriers]
         together = UnzippedRows(
-            _envelope_blocks(read, n_rows, bank, contacts),
+            _envelope_blocks(reads[-1], n_rows, bank, contacts),
             [_history(work / step, rate) for step in steps],
         )
-        envelopes = [(together.reader(number), step) for number, step in enumerate(steps)]
+        envelopes = [
+            (together.reader(number), step, -(-n_rows // step)) for number, step in enumerate(steps)
+        ]
     n_block = max(_GROUP, int((bank.hop or length) / work * rate) // _GROUP * _GROUP)
     streams = []
     for slow in is_slow:
-        read, step = reads.pop() if slow else envelopes.pop(0)
-        streams.append(Decimator(work / step, rate).stream(read, -(-n_rows // step), n_block))
+        read, step, n = contact_streams.pop() if slow else envelopes.pop(0)
+        streams.append(Decimator(work / step, rate).stream(read, n, n_block))
     return streams
 
 
+def _from_row(first: int, read: ReadRows) -> ReadRows:
+    """Return a `read` whose row `first` is row 0 of the given one."""
+    return lambda start, stop: read(start - first, stop - first)
+
+
 def _history(rate_in: float, rate_out: float) -> int:
-    """Return how many rows the decimation reads again where it reflects the ends."""
+    """Return how many rows over the ends the decimation reaches, and reads twice therefore."""
     return int((Decimator(rate_in, rate_out).margin + 2 * _GROUP / rate_out) * rate_in) + 64
 
 
@@ -127,11 +137,14 @@ def _contact_blocks(
     reader: SignalReader,
     contacts: Contacts,
     bank: Bank,
-    n_rows: int,
+    span: tuple[int, int],
     length: int,
     on_progress: Callable[[float], None] | None,
 ) -> Iterator[FloatArray]:
-    """Yield the contacts at the working rate, NaN where they are missing."""
+    """Yield the rows `span` of the contacts at the working rate, NaN where they are missing.
+
+    Over the ends they are made of the reflected recording: its last sample need not be a row.
+    """
     picks = contacts.montage.picks
     chosen = None if list(picks) == list(range(len(reader.channel_names))) else picks
 
@@ -139,14 +152,14 @@ def _contact_blocks(
         return reader.read(start, stop, chosen)
 
     source = SlidingRows(reach_over_ends(read, reader.n_times))
-    for start in range(0, n_rows, length):
-        stop = min(start + length, n_rows)
+    for start in range(*span, length):
+        stop = min(start + length, span[1])
         if bank.stage is None:
-            rows = read(start, stop)
+            rows = source(start, stop)
         else:
             rows = bank.stage.apply(source(*bank.stage.rows_needed(start, stop)), start, stop)
         if on_progress:
-            on_progress((stop - start) / n_rows * reader.duration)
+            on_progress((stop - start) / (span[1] - span[0]) * reader.duration)
         yield _without_infinity(rows)
 
 
@@ -155,7 +168,7 @@ def _envelope_blocks(
 ) -> Iterator[list[FloatArray]]:
     """Yield the envelopes (n_times, n_outputs) of all bands, NaN where they are missing."""
     weights = contacts.weights()
-    source = SlidingRows(reach_over_ends(read, n_rows))
+    source = SlidingRows(read)
     for start in range(0, n_rows, bank.hop):
         stop = min(start + bank.hop, n_rows)
         rows = source(start - bank.half, stop + bank.half)
