@@ -93,7 +93,7 @@ def test_a_missing_fundamental_is_heard() -> None:
 
 
 def test_a_gliding_pitch_is_followed() -> None:
-    """Intonation is what the regressor is for: within 2% of the glide, at the sample's time."""
+    """Intonation is what the regressor is for: within 0.5% of the glide, at its time."""
     t = np.arange(3 * RATE) / RATE
     pitch = 120 * 2 ** (t / 3)  # one octave in 3 s
     phase = 2 * np.pi * np.cumsum(pitch) / RATE

@@ -46,7 +46,7 @@ def nuisance_features(
     Sample k lies at ``interval.start + k / rate``; at the first nothing has been heard yet.
 
     ======== ==================================================================================
-    envelope root mean square of 32 ms (Hann window; full scale 1) to the power of 0.6, as loudness
+    envelope loudness: root mean square of 32 ms (Hann window; full scale 1) to the power of 0.6
     onsets   how much that rises from one frame to the next (8 ms); falls count as 0
     mel      40 bands, logarithmic, as the target ``mel``
     pitch    octaves above 100 Hz, mean of the voiced frames (0 without any); share of voiced frames
