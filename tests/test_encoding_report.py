@@ -143,6 +143,7 @@ def _write_participant(root: Path, name: str, models: dict[str, float], shift: f
         '[encoding]\nbands = ["highgamma", "theta"]\nlayers = [6, 9, 12]\nhigh_gamma = [70, 200]\n'
     )
     (log / "command.txt").write_text(COMMAND)
+    (log / "environment.json").write_text('{"python": "3.11.7"}')
     (log / "log.txt").write_text("2026-01-01 10:00:01,000 WARNING run 3 is left out\n")
 
 
@@ -273,7 +274,7 @@ def _text(page: str) -> str:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = write_fixture_group(tmp_path_factory.mktemp("encoding"), 3)
+    root = write_fixture_group(tmp_path_factory.mktemp("encoding"), 2)
     write_participant_report(root, "01", command=COMMAND, log_dir=None)
     write_group_report(root, command=COMMAND.replace("participant", "group"))
     return root
@@ -282,6 +283,11 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _small(tmp_path_factory.mktemp("small"), joint=0.012)
+
+
+@pytest.fixture(scope="module")
+def small_page(small: Path) -> str:
+    return _report(small)
 
 
 # -------------------------------------------------------------------------------------- tests
@@ -362,9 +368,9 @@ def test_both_analyses_share_a_page(small: Path, tmp_path: Path) -> None:
     assert cited == re.findall(r'<li id="ref-(\w+)">', text)
 
 
-def test_summary_repeats_the_tables(small: Path, tmp_path: Path) -> None:
+def test_summary_repeats_the_tables(small: Path, small_page: str) -> None:
     # The first sentence is what gets quoted: its numbers must be those on disk.
-    text = _text(_report(small))
+    text = _text(small_page)
     folder = small / "sub-01" / "ieeg"
     start = "sub-01_task-podcast_desc-encoding"
     table = pd.read_csv(folder / f"{start}_scores.tsv", sep="\t", na_values="n/a")
@@ -449,14 +455,16 @@ def test_scores_without_tests_are_drawn_without_claims(tmp_path: Path) -> None:
     assert "predicted 0 of 32 electrodes" in _text(_report(tmp_path))
 
 
-def test_same_input_gives_the_same_bytes(small: Path) -> None:
+def test_same_input_gives_the_same_bytes(small: Path, small_page: str) -> None:
     # Reports are compared and archived; jitter of points must not make each one new.
-    assert _report(small) == _report(small)
+    assert _report(small) == small_page
 
 
-def test_methods_follow_the_run_of_this_analysis(small: Path, tmp_path: Path) -> None:
+def test_methods_follow_the_run_of_this_analysis(
+    small: Path, small_page: str, tmp_path: Path
+) -> None:
     # A later decoding run with other settings must not rewrite the methods of encoding.
-    text = _text(_report(small))
+    text = _text(small_page)
     assert "in high gamma (70 to 200 Hz) and theta (4 to 8 Hz)" in text
     assert "by layers 6, 9 and 12 of" in text
     assert "81 lags" in text
