@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bids_speechdecode.bids.derivatives import sidecar_path
 from bids_speechdecode.report import brain_maps, encoding_tables, encoding_words
 from bids_speechdecode.report import encoding_figures as charts
 from bids_speechdecode.report.brain import Scale
@@ -313,9 +314,12 @@ def _draw_maps(root: Path, task: str) -> Drawn:
 
 def _map(name: str, path: Path, **where: Any) -> GroupMap:
     title, scale = MAPS[name]
-    told = read_object(path.with_name(path.name.partition(".")[0] + ".json")).get("Model")
-    of_model = f" of “{model_words(str(told))}”" if told and scale else ""
-    return GroupMap(_COUNTS.get(name, name), scale=scale, title=title + of_model, **where)
+    told = read_object(sidecar_path(path))
+    if scale and told.get("Model"):
+        title += f" of “{model_words(str(told['Model']))}”"
+        title += f", layer {told['Layer']}" if told.get("Layer") is not None else ""
+        title += f", {band_words(str(told['Band']))}" if told.get("Band") else ""
+    return GroupMap(_COUNTS.get(name, name), scale=scale, title=title, **where)
 
 
 def _surfaces(root: Path, task: str) -> list[GroupMap]:
