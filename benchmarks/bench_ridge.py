@@ -86,7 +86,7 @@ def run_plain(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return fit.alpha, fit.score
 
 
-def run_lags(lags: np.ndarray, screen: int = 128) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+def run_lags(lags: np.ndarray, screen: int = 96) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     def run(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         from bids_speechdecode.encoding.ridge import fit_lagged_ridge
 
@@ -127,7 +127,9 @@ def measure(method: str, size: Size) -> Measured:
 
 def compare(size: Size) -> None:
     """Print a row per method, and how far choices and scores of the two plain ones agree."""
-    print(f"n = {size.n:,}, p = {size.p}, {size.targets:,} targets, {len(ALPHAS)} penalties,", end=" ")
+    print(
+        f"n = {size.n:,}, p = {size.p}, {size.targets:,} targets, {len(ALPHAS)} penalties,", end=" "
+    )
     print(f"{N_FOLDS} folds\n\n| ridge | time | CPU time | peak memory |\n|---|---|---|---|")
     found = {}
     for method in METHODS:

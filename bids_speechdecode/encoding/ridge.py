@@ -110,7 +110,7 @@ def fit_lagged_ridge(
     *,
     lags: ArrayLike,
     alphas: ArrayLike,
-    screen: int = 128,
+    screen: int = 96,
     device: str | torch.device = "cpu",
     on_progress: Advance | None = None,
     keep_weights: bool = False,

@@ -4,6 +4,12 @@ A full search over lags costs (lags x features^2 x electrodes) in every inner fo
 principal components of the training features carry most of what a ridge regression uses at the
 penalties that win, so the lag is sought there. Components come from the outer fold's training
 features alone; inner folds are centred on their own training blocks.
+
+Where responses are predictable the lag is the one of the full search; where they are not, both
+searches choose among noise. With 210 simulated smooth responses to 256 features (8,000 samples, 81
+lags, ``benchmarks/bench_ridge.py --screening``) 96 components found the lag of all 256 in 100% of
+electrodes and folds at r = 0.36, in 72% at r = 0.07 and in 53% at r = 0.01, and the mean held-out
+r was not lower than the full search's.
 """
 
 from __future__ import annotations
