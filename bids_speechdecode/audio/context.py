@@ -34,7 +34,7 @@ from bids_speechdecode.timeline import Interval, sample_at
 Token = Literal["first", "last", "mean"]
 Progress = Callable[[float], None]
 
-SHORTEST_CONTEXT = 0.1  # seconds; less makes no frame, or a handful without any meaning
+SHORTEST_CONTEXT = 0.1  # seconds, or 5 frames; less makes no frame, or some without any meaning
 BLOCK = 64  # windows that share what can be shared
 GAIN_STEP = 0.5  # decibels; in read speech, a scale then serves six of 64 windows
 OFFSET_STEP = 0.05  # standard deviations
@@ -117,7 +117,7 @@ def context_features(
     if isinstance(model, MelSpectrogram):
         return mel_steps(heard, model, on_progress)[:, None]
     _check_context(context, model)
-    windows = _windows(heard.ends, context)
+    windows = _windows(heard.ends, context, model)
     features = np.empty((len(windows), len(model.layers), model.dimension), np.float32)
     for first in range(0, len(windows), BLOCK):
         block = windows[first : first + BLOCK]
@@ -158,9 +158,9 @@ def _check_context(context: float, model: LayeredModel) -> None:
         )
 
 
-def _windows(ends: np.ndarray, context: float) -> list[Window]:
+def _windows(ends: np.ndarray, context: float, model: LayeredModel) -> list[Window]:
     longest = sample_at(context, AUDIO_RATE)
-    shortest = sample_at(SHORTEST_CONTEXT, AUDIO_RATE)
+    shortest = sample_at(min(context, max(SHORTEST_CONTEXT, 5 / model.frame_rate)), AUDIO_RATE)
     return [Window(int(end - np.clip(end, shortest, longest)), int(end)) for end in ends]
 
 

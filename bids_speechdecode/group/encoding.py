@@ -26,7 +26,7 @@ from bids_speechdecode.bids.derivatives import (
 )
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.errors import DataError
-from bids_speechdecode.group.encoding_contrasts import contrast_over_participants
+from bids_speechdecode.group.encoding_contrasts import EncodingContrast, contrast_over_participants
 from bids_speechdecode.group.rounding import round_off
 from bids_speechdecode.group.statistics import t_interval
 from bids_speechdecode.group.summary import LeftOut
@@ -164,11 +164,28 @@ def contrast_table(
     for key, part in own.groupby(keys, sort=False):
         known = part[part["difference"].notna()]
         if len(known):
-            row = contrast_over_participants(
-                known["difference"], known["p"], confidence=settings.confidence, rng=rng
+            of = dict(zip(keys, key, strict=True))
+            result = contrast_over_participants(
+                known["difference"],
+                known["p"],
+                first=str(of["model"]),
+                second=str(of["reference"]),
+                confidence=settings.confidence,
+                n_samples=settings.n_permutations,
+                rng=rng,
             )
-            rows.append(dict(zip(keys, key, strict=True)) | row)
+            row = _row(result)
+            if known["p"].isna().all():  # bands of modulation are tested over participants only
+                row |= {"n_better": np.nan, "conclusion": "n/a"}
+            rows.append(of | row)
     return round_off(pd.DataFrame(rows))
+
+
+def _row(result: EncodingContrast) -> dict[str, Any]:
+    """Return the columns of a contrast over participants, in the order of the table."""
+    names = ("n_participants", "ci_low", "ci_high", "p", "p_min", "n_better", "detectable")
+    row = {name: getattr(result, name) for name in (*names, "n_needed", "conclusion")}
+    return {"n_participants": row.pop("n_participants"), "difference": result.mean, **row}
 
 
 def profile_table(found: GroupEncoding, settings: EvaluationConfig) -> pd.DataFrame:

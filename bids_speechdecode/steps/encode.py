@@ -79,6 +79,7 @@ COLUMNS = {
     "low": "Lower edge of the band of modulation (Hz)",
     "high": "Upper edge of the band of modulation (Hz)",
     "coherence": "Magnitude-squared coherence of prediction and response in that band",
+    "coherence_chance": "Coherence that unrelated signals are expected to have",
     "reference": "Speech model that the other is compared with",
     "modulation": "Band of modulation (Hz), or broadband",
     "electrodes": "all, or responsive: q <= 0.05 with either model",
@@ -365,6 +366,7 @@ def _beyond_nuisance(
         responses.values,
         folds,
         lag=ridge.lag,
+        lags=lags_of(context.config.encoding),
         alphas=alphas_of(context.config.encoding),
         device=context.device,
     )

@@ -21,7 +21,7 @@ from bids_speechdecode.steps.report import report_participant
 from bids_speechdecode.steps.responses import make_responses
 from bids_speechdecode.steps.select import foresee
 from bids_speechdecode.steps.sounds import list_sounds
-from bids_speechdecode.steps.speech_model_names import name_models, require_models
+from bids_speechdecode.steps.speech_model_names import name_models
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,8 @@ def run_encoding(request: Request, context: Context, command: str, log_dir: Path
 
 def _make_everything(request: Request, context: Context) -> Context:
     models = name_models(context.config, context.out.root)
-    require_models(models)
+    for model in models:
+        log.debug("%s: %s", model.label, model.fingerprint)  # an absent one is told at once
     if "responses" in request.steps:
         context = _respond(request, context)
     sounds = list_sounds(context.plan)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bids_speechdecode.audio.model_files import find_model
 from bids_speechdecode.audio.speech_models import model_fingerprint
 from bids_speechdecode.config import DEFAULT_MODELS, Config, TargetConfig
 from bids_speechdecode.errors import DataError, MissingInputError, UsageError, did_you_mean
@@ -50,7 +49,7 @@ class NamedModel:
 
     @property
     def fingerprint(self) -> str:
-        """What changes when the model does."""
+        """What changes when the model does; raises where it is not on this machine."""
         return model_fingerprint(self.target)
 
 
@@ -72,7 +71,8 @@ def name_models(config: Config, out: Path) -> tuple[NamedModel, ...]:
     MissingInputError
         There is no such tuned model.
     """
-    there = sorted(p.parent.name for p in (out / FOLDER).glob("*/adapter_config.json"))
+    # The sidecar is written last: a folder without it is unfinished.
+    there = sorted(p.parent.name for p in (out / FOLDER).glob("*/tuning.json"))
     names: list[str] = []
     for name in config.encoding.models:
         if name == TUNED and not there:
@@ -153,10 +153,3 @@ def _nothing_tuned(out: Path) -> MissingInputError:
         where=out,
         fix="run --analysis fmri-tuning with the same OUTPUT_DIR first, or leave 'tuned' out",
     )
-
-
-def require_models(models: Sequence[NamedModel]) -> None:
-    """Raise if a model is not on this machine: better before hours of work than after."""
-    for model in models:
-        if model.target.name != MEL:
-            find_model(model.target.model)
