@@ -181,7 +181,7 @@ class _Pair:
 
         Both models have the same part in that choice, so that it favours neither.
         """
-        known = np.isfinite(self.fit.r[self.part]) & np.isfinite(self.other.ridge.r[self.part])
+        known = np.isfinite(self.fit.r[self.part]) & np.isfinite(self.other.r[self.part])
         either = np.minimum(
             np.nan_to_num(self.fit.q[self.part], nan=1.0),
             np.nan_to_num(self.other.q[self.part], nan=1.0),
