@@ -16,9 +16,9 @@ from torch import nn
 from bids_speechdecode.config import FmriConfig
 from bids_speechdecode.encoding.bold import lanczos_resample, stack_delays
 from bids_speechdecode.encoding.fmri_tuning import (
+    Listener,
     Readout,
     Tuned,
-    _Listener,
     spatial_loss,
     tune,
 )
@@ -122,7 +122,7 @@ def make_noise(n: int, seed: int = 0, people: tuple[str, ...] = ("a",)) -> list[
 
 def hear(model: Any, stories: list[Story], adapters: Adapters | None = None) -> list[StoryFeatures]:
     """Return features and BOLD of each story, with adapters in the model if there are any."""
-    listen = _Listener(model, round(CONTEXT * AUDIO_RATE), "last", 32)
+    listen = Listener(model, round(CONTEXT * AUDIO_RATE), "last", 32)
     prepared = [prepare_story(story, SETTINGS, CONTEXT) for story in stories]
     with AttachedLora(model.module, 2, 2.0, 0.0, torch.Generator()) as lora:
         if adapters is not None:
@@ -251,7 +251,7 @@ def test_features_of_a_volume_are_those_heard_before_it() -> None:
     tr_times = -3.3 + TR * np.arange(60)  # the scanner runs before and after the sound
     story = Story("clock", wave, tr_times, {"a": np.zeros((60, 2))})
     prepared = prepare_story(story, SETTINGS, CONTEXT)
-    heard = _Listener(ClockModel(), AUDIO_RATE, "last", 7).hear_all(prepared).numpy()
+    heard = Listener(ClockModel(), AUDIO_RATE, "last", 7).hear_all(prepared).numpy()
     times = tr_times[(tr_times - 2 >= 1.0) & (tr_times - 1 <= 40.0)]
     inner = slice(4, -4)  # at the ends, the kernel sees one side only
     # The last of four frames of a window starts a quarter of a second before its end.
@@ -263,7 +263,7 @@ def test_a_step_and_the_refit_hear_the_same() -> None:
     """Blocks compute only the windows they need; whole stories give the same features."""
     model, story = TinyModel(), make_noise(1)[0]
     prepared = prepare_story(story, SETTINGS, CONTEXT)
-    listen = _Listener(model, AUDIO_RATE, "last", 5)
+    listen = Listener(model, AUDIO_RATE, "last", 5)
     whole = listen.hear_all(prepared)
     for rows in prepared.blocks:
         torch.testing.assert_close(listen.hear(prepared, rows), whole[rows], atol=1e-4, rtol=0)
@@ -279,7 +279,7 @@ def test_a_step_and_the_refit_hear_the_same() -> None:
 def test_tokens_are_frames_of_the_window(token: str) -> None:
     """Which frame stands for the window is a setting that must do something."""
     waves = torch.arange(4.0).repeat_interleave(AUDIO_RATE // 4)[None]
-    found = _Listener(ClockModel(), AUDIO_RATE, token, 8)._tokens(waves)
+    found = Listener(ClockModel(), AUDIO_RATE, token, 8)._tokens(waves)
     assert found[0].tolist() == [{"first": 0.0, "last": 3.0, "mean": 1.5}[token]] * 2
 
 

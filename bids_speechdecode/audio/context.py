@@ -174,7 +174,7 @@ def _block_states(
     with torch.inference_mode():
         if isinstance(model, WaveModel) and model.local_front:
             starts = [window.start - first for window in block]
-            fronts = _shared_fronts(model, wave, starts, sounds)
+            fronts = shared_fronts(model, wave, starts, sounds)
             for batch in _equal_batches(fronts, batch_size):
                 yield model.states(torch.stack(batch))
         else:
@@ -189,11 +189,24 @@ def _equal_batches(inputs: list[torch.Tensor], batch_size: int) -> Iterator[list
             yield batch
 
 
-def _shared_fronts(
+def shared_fronts(
     model: WaveModel, wave: np.ndarray, starts: list[int], sounds: list[np.ndarray]
 ) -> list[torch.Tensor]:
     """Return for each window what the convolutions make of it, (n_frames, d).
 
+    Parameters
+    ----------
+    model : WaveModel
+        With a local front.
+    wave : array of float32, shape (n,)
+        Sound that holds all windows.
+    starts : list of int
+        Where in `wave` each window begins, samples.
+    sounds : list of array
+        The windows.
+
+    Notes
+    -----
     They run over the whole block once for each scale and each place relative to their hops. That
     they always run over all of it keeps every number independent of the sound that follows: not
     even the shapes of the arrays, on which rounding may depend, change with it.

@@ -11,15 +11,15 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from bids_speechdecode.config import FmriConfig
+from bids_speechdecode.encoding.listener import Listener, Token, TunableModel
 from bids_speechdecode.encoding.lora import Adapters, AttachedLora
 from bids_speechdecode.encoding.refit import StoryFeatures, refit_score
 from bids_speechdecode.encoding.stories import (
@@ -33,27 +33,6 @@ from bids_speechdecode.encoding.stories import (
 from bids_speechdecode.errors import DataError, UsageError
 
 __all__ = ["Story", "Tuned", "tune", "with_amount", "with_control"]
-
-Token = Literal["first", "last", "mean"]
-
-
-class TunableModel(Protocol):
-    """What is needed of a speech model.
-
-    Attributes
-    ----------
-    dimension : int
-        Length of each frame's vector.
-    module : nn.Module
-        Holds the weights; in evaluation mode.
-    """
-
-    dimension: int
-    module: nn.Module
-
-    def frames(self, waves: torch.Tensor) -> torch.Tensor:
-        """Return (B, n_frames, dimension), with gradient, of sound (B, n_samples)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -157,7 +136,7 @@ def tune(
     stories = [prepare_story(story, settings, context) for story in training]
     held_out = [prepare_story(story, settings, context) for story in validation]
     n_voxels = _count_voxels(stories, held_out)
-    listen = _Listener(model, round(context * AUDIO_RATE), token, batch_size)
+    listen = Listener(model, round(context * AUDIO_RATE), token, batch_size)
     generator = torch.Generator().manual_seed(seed)
     with (
         torch.backends.cudnn.flags(
@@ -233,58 +212,12 @@ class Readout(nn.Module):
         return {who: head(shared) for who, head in zip(self.people, self.heads, strict=True)}
 
 
-class _Listener:
-    """The speech model as a function from a story's volumes to their delayed features."""
-
-    def __init__(self, model: TunableModel, n_samples: int, token: Token, batch_size: int) -> None:
-        self.model, self.token = model, token
-        self.n_samples, self.batch_size = n_samples, batch_size
-        self.device = next(model.module.parameters()).device
-
-    def hear(self, story: PreparedStory, rows: np.ndarray) -> torch.Tensor:
-        """Return the delayed features (len(rows), n_delays * d) of some volumes, with gradient."""
-        n_delays = story.weights.shape[0] // story.n_rows
-        flat = (rows[:, None] * n_delays + np.arange(n_delays)).ravel()
-        some = story.weights[flat]
-        used = np.unique(some.indices)
-        weights = torch.from_numpy(some[:, used].toarray()).float().to(self.device)
-        features = weights @ self._windows(story.wave, story.ends[used])
-        return features.reshape(len(rows), -1)
-
-    @torch.no_grad()
-    def hear_all(self, story: PreparedStory) -> torch.Tensor:
-        """Return the delayed features of all volumes, on the CPU."""
-        features = self._windows(story.wave, story.ends).cpu().double().numpy()
-        delayed = torch.from_numpy(story.weights @ features).float()
-        return delayed.reshape(story.n_rows, -1)
-
-    def _windows(self, wave: np.ndarray, ends: np.ndarray) -> torch.Tensor:
-        """Return one vector for each window of sound, shape (n_windows, d)."""
-        again = torch.is_grad_enabled() and len(ends) > self.batch_size
-        parts = []
-        for first in range(0, len(ends), self.batch_size):
-            some = ends[first : first + self.batch_size]
-            waves = torch.from_numpy(np.stack([wave[end - self.n_samples : end] for end in some]))
-            parts.append(
-                checkpoint(self._tokens, waves, use_reentrant=False, preserve_rng_state=False)
-                if again
-                else self._tokens(waves)
-            )
-        return torch.cat(parts)
-
-    def _tokens(self, waves: torch.Tensor) -> torch.Tensor:
-        frames = self.model.frames(waves)
-        if self.token == "mean":
-            return frames.mean(dim=1)
-        return frames[:, 0 if self.token == "first" else -1]
-
-
 class _Run:
     """The state of one tuning: everything that a resumed one needs."""
 
     def __init__(
         self,
-        listen: _Listener,
+        listen: Listener,
         lora: AttachedLora,
         training: Sequence[PreparedStory],
         validation: Sequence[PreparedStory],

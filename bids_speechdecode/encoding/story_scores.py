@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from bids_speechdecode.encoding.fmri_tuning import Token, TunableModel
+from bids_speechdecode.encoding.listener import Listener, Token, TunableModel
 from bids_speechdecode.encoding.refit import ALPHAS, VOXELS_AT_ONCE, StoryFeatures
 from bids_speechdecode.encoding.stories import AUDIO_RATE, PreparedStory
 
 BATCH = 32  # windows of sound through the model at once
 
 
-@torch.no_grad()
 def hear_story(
     model: TunableModel, story: PreparedStory, context: float, token: Token
 ) -> StoryFeatures:
@@ -33,15 +31,8 @@ def hear_story(
     token : {"first", "last", "mean"}
         Which frame stands for a window.
     """
-    length, parts = round(context * AUDIO_RATE), []
-    for first in range(0, len(story.ends), BATCH):
-        ends = story.ends[first : first + BATCH]
-        waves = torch.from_numpy(np.stack([story.wave[end - length : end] for end in ends]))
-        frames = model.frames(waves)  # (B, n_frames, d)
-        chosen = frames.mean(dim=1) if token == "mean" else frames[:, 0 if token == "first" else -1]
-        parts.append(chosen.double().cpu().numpy())
-    delayed = story.weights @ np.concatenate(parts)
-    return StoryFeatures(torch.from_numpy(delayed.reshape(story.n_rows, -1)), story.bold)
+    listener = Listener(model, round(context * AUDIO_RATE), token, BATCH)
+    return StoryFeatures(listener.hear_all(story), story.bold)
 
 
 def score_test(
