@@ -40,7 +40,7 @@ from bids_speechdecode.errors import (
 from bids_speechdecode.progress import Progress
 from bids_speechdecode.steps.context import WORK, Context
 from bids_speechdecode.steps.contribute import contribute
-from bids_speechdecode.steps.encoding import prepare_config, run_encoding
+from bids_speechdecode.steps.encoding import prepare_config, run_encoding, show_models
 from bids_speechdecode.steps.evaluate import evaluate
 from bids_speechdecode.steps.features import compute_features
 from bids_speechdecode.steps.finetune import finetune
@@ -80,7 +80,7 @@ def run(request: Request, config: Config, command: str) -> int:
     SpeechDecodeError
         With its exit status; of several participants that failed, the first one's is returned.
     """
-    config = prepare_config(config, request.analysis)
+    config = prepare_config(config, request.analysis, request.output_dir)
     if request.analysis == "fmri-tuning":
         return _tune(request, config, command)
     if request.level == "group":
@@ -89,6 +89,10 @@ def run(request: Request, config: Config, command: str) -> int:
             run_group(out, participants, request, config, command)
         return 0
     dataset, out, participants = on_main(lambda: _open(request, config, command))
+    if request.analysis == "encoding" and not request.reports_only:
+        told = on_main(lambda: show_models(config, out.root))  # an absent one is told once
+        if request.dry_run:
+            click.echo(told)
     if len(participants) == 1:
         run_participant(dataset, out, participants[0], request, config, command)
         return 0
@@ -174,6 +178,11 @@ def run_group(
             where=request.compare_to,
             fix="run the participant level into that folder first, or correct --compare-to",
         )
+    if request.compare_to and request.analysis == "encoding":
+        raise UsageError(
+            "--compare-to compares targets of decoding",
+            fix="leave it out; encoding compares the models of --speech-model in each participant",
+        )
     if request.dry_run:
         click.echo("the group level would read the results of: " + ", ".join(participants))
         return
@@ -242,7 +251,8 @@ def _first_plan(
     dataset: Dataset, out: Derivatives, participant: str, request: Request, config: Config
 ) -> ParticipantPlan:
     """Return the plan before any signal is read; show it where that is all that is asked for."""
-    fresh = request.dry_run or "preprocess" in request.steps
+    # What decoding left out in the same output, such as other tasks, encoding may use.
+    fresh = request.dry_run or "preprocess" in request.steps or request.analysis == "encoding"
     known = {} if fresh else read_left_out(out, participant)
     recordings = _list(dataset, participant, request, config)
     if request.dry_run:

@@ -125,15 +125,28 @@ def read_words(audio: Path) -> pd.DataFrame | None:
     Raises
     ------
     DataError
-        There is a table without a column of onsets, or with onsets that are no numbers.
+        There is a table that cannot be read, has no column of onsets, or no onset that is a number.
+    MissingInputError
+        The content of the table was not downloaded.
     """
     stem = audio.name.partition(".")[0]
     paths = [audio.with_name(name.format(stem)) for name in _WORD_TABLES]
     path = next((p for p in paths if p.is_file()), None)
     if path is None:
         return None
+    require_content(path, audio.parent)
     separator = "\t" if path.suffix == ".tsv" else ","
-    table = pd.read_csv(path, sep=separator, na_values=["n/a"], encoding="utf-8-sig")
+    try:
+        table = pd.read_csv(path, sep=separator, na_values=["n/a"], encoding="utf-8-sig")
+    except (UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise DataError(
+            "A table of words cannot be read.",
+            expected="a header line and rows of text in UTF-8, separated by "
+            + ("tabs" if separator == "\t" else "commas"),
+            found=str(error),
+            where=path,
+            fix="save it anew, or remove it",
+        ) from error
     table.columns = [str(c).strip().lower() for c in table.columns]
     found = {
         name: next((table[c] for c in choices if c in table), None)

@@ -25,7 +25,7 @@ from bids_speechdecode.bids.derivatives import (
     write_tsv,
 )
 from bids_speechdecode.config import EvaluationConfig
-from bids_speechdecode.errors import DataError
+from bids_speechdecode.errors import DataError, MissingInputError
 from bids_speechdecode.group.encoding_contrasts import EncodingContrast, contrast_over_participants
 from bids_speechdecode.group.rounding import round_off
 from bids_speechdecode.group.statistics import t_interval
@@ -41,7 +41,21 @@ TABLES = (
     "encodingElectrodeContrasts",
 )
 # What must be the same for all who are put together.
-_SAME_FOR_ALL = ("Models", "Reference", "Lags", "Context", "Token", "Rate", "Bands", "Simulated")
+_SAME_FOR_ALL = (
+    "Models",
+    "Layers",
+    "Reference",
+    "Lags",
+    "Alphas",
+    "Context",
+    "Token",
+    "Rate",
+    "Bands",
+    "Edges",
+    "Nuisance",
+    "iEEGReference",
+    "Simulated",
+)
 _KEYS = ["model", "layer", "band"]
 
 COLUMNS = {
@@ -115,6 +129,8 @@ def read_encoding(root: Path, participants: Sequence[str], task: str) -> GroupEn
     ------
     DataError
         The participants' models, lags or other settings differ.
+    MissingInputError
+        Nobody's tables are complete.
     """
     tables: dict[str, list[pd.DataFrame]] = {desc: [] for desc in TABLES}
     abouts: dict[str, dict[str, Any]] = {}
@@ -134,6 +150,14 @@ def read_encoding(root: Path, participants: Sequence[str], task: str) -> GroupEn
             table.insert(0, "participant", f"sub-{participant}")
             tables[desc].append(table)
             sources.append(path)
+    if not abouts:
+        raise MissingInputError(
+            f"no participant's encoding tables of task {task!r} are complete",
+            expected=f"{len(TABLES)} tables desc-encoding*_scores.tsv and their sidecars",
+            found="; ".join(f"{item.what}: {item.why}" for item in left_out),
+            where=root,
+            fix="run the participant level with --analysis encoding again",
+        )
     _require_same(abouts)
     joined = {desc: pd.concat(found, ignore_index=True) for desc, found in tables.items()}
     about = next(iter(abouts.values()))

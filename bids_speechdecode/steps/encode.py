@@ -13,7 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import signature, write_sidecar, write_tsv
+from bids_speechdecode.bids.derivatives import (
+    invalidate,
+    signature,
+    write_sidecar,
+    write_tsv,
+)
 from bids_speechdecode.config import EncodingConfig
 from bids_speechdecode.encoding.banded import fit_banded_ridge
 from bids_speechdecode.encoding.folds import Folds, contiguous_folds
@@ -37,8 +42,8 @@ from bids_speechdecode.steps.frames import (
     load_nuisance,
     nuisance_file,
 )
-from bids_speechdecode.steps.responses import load_responses, responses_signature
-from bids_speechdecode.steps.sounds import Sound
+from bids_speechdecode.steps.responses import edges_of, load_responses, responses_signature
+from bids_speechdecode.steps.sounds import Hearing, Sound
 from bids_speechdecode.steps.speech_model_names import NamedModel
 from bids_speechdecode.timeline import sample_at
 
@@ -106,6 +111,8 @@ class Responses:
         NaN where no sound was heard twice.
     n_hearings : int
         The largest number of times that a sound was heard.
+    incomplete : tuple of str
+        Electrodes that some of the recordings lack; they have no score.
     """
 
     values: np.ndarray
@@ -113,6 +120,7 @@ class Responses:
     valid: np.ndarray
     ceiling: np.ndarray
     n_hearings: int
+    incomplete: tuple[str, ...] = ()
 
 
 def encode(
@@ -142,7 +150,8 @@ def encode(
     """
     path = context.summary_file("encoding", SUFFIX, ".tsv")
     key = _signature(context, models, sounds, electrodes)
-    if context.out.is_current(path, key):
+    complete = all(context.summary_file(d, SUFFIX, ".tsv").exists() for d in DESCRIPTIONS)
+    if complete and context.out.is_current(path, key):
         context.progress.skip("encode", f"sub-{context.participant}", "current")
         return
     responses = gather_responses(context, sounds, list(electrodes["name"]))
@@ -158,6 +167,7 @@ def encode(
         context.config.encoding.rate,
     )
     tables = _make_tables(context, fits, heard)
+    invalidate(path)
     for desc, table in reversed(tables.items()):  # the sidecar of the first says 'complete'
         file = context.summary_file(desc, SUFFIX, ".tsv")
         write_tsv(file, table.assign(simulated=context.plan.simulated))
@@ -194,14 +204,15 @@ def _signature(
 ) -> str:
     settings = {
         **asdict(context.config.encoding),
+        "models": None,  # they and their layers are in the labels and the inputs
+        "layers": None,
         "seed": context.config.run.seed,
-        "block": context.config.evaluation.block,
-        "n_bootstrap": context.config.evaluation.n_bootstrap,
-        "confidence": context.config.evaluation.confidence,
+        "evaluation": asdict(context.config.evaluation),
         "electrodes": electrodes.fillna("n/a").round(4).to_dict("list"),
         "labels": [asdict(m) | {"target": m.fingerprint} for m in models],
     }
     inputs = responses_signature(context, sounds)
+    inputs += [str(_identity(h)) for sound in sounds for h in sound.hearings]
     for sound in sounds:
         inputs += [
             feature_file(context, sound, m, layer)[1]
@@ -211,6 +222,17 @@ def _signature(
         if context.config.encoding.nuisance:
             inputs.append(nuisance_file(context, sound)[1])
     return signature("encode", VERSION, settings, inputs)
+
+
+def _identity(hearing: Hearing) -> list[object]:
+    """Return what of a hearing decides which responses belong to which sound."""
+    planned, segment = hearing.planned, hearing.segment
+    holes = [*planned.gaps, *planned.alignment.artifacts]
+    return [
+        planned.label,
+        (float(segment.clock.slope), round(segment.clock.offset, 6)),
+        [[round(t, 6) for t in interval] for interval in (segment.interval, *holes)],
+    ]
 
 
 def gather_responses(
@@ -232,21 +254,57 @@ def gather_responses(
         stretch.append(np.full(heard.shape[1], index))
         late.append(np.arange(heard.shape[1]) / settings.rate >= settings.context)
     y, is_late = np.concatenate(values), np.concatenate(late)
-    # An electrode without any response is scored as such and costs the others nothing.
-    alive = np.isfinite(y[is_late]).any(axis=0)
-    valid = is_late & np.isfinite(y[:, alive]).all(axis=1)
-    if not alive.any() or not valid.any():
+    used, valid = choose_complete(y, is_late)
+    if not valid.any():
         raise DataError(
             f"sub-{context.participant} has no usable response to any sound",
-            expected="stretches in which all electrodes have a signal while the sound is heard",
-            found=f"{int(alive.sum())} of {y.shape[1]} electrodes and bands with a signal, "
-            f"{int(valid.sum())} samples in which all of them have one",
-            fix="mark channels that one recording lacks as bad, or leave it out with --run-label",
+            expected=f"signals while a sound is heard, later than {settings.context:g} s in it",
+            found=f"{int(is_late.sum() / settings.rate)} s of sound later than that, and no "
+            "electrode with a signal then",
+            fix="check events.tsv and channels.tsv, or lower context in [encoding]",
         )
-    known = np.array([c for c in ceilings if c is not None])
-    ceiling = np.nanmean(known, axis=0) if len(known) else np.full(y.shape[1], np.nan)
-    n_hearings = max(len(s.hearings) for s in sounds) if len(known) else 1
-    return Responses(y, np.concatenate(stretch), valid, ceiling, n_hearings)
+    y[:, ~used] = np.nan
+    some = np.isfinite(y).any(axis=0).reshape(len(settings.bands), -1).all(axis=0)
+    lacking = tuple(name for name, there in zip(channels, some, strict=True) if not there)
+    known = [c for c in ceilings if c is not None]
+    n_hearings = max(len(s.hearings) for s in sounds) if known else 1
+    ceiling = _mean_of_known(known, y.shape[1])
+    return Responses(y, np.concatenate(stretch), valid, ceiling, n_hearings, lacking)
+
+
+def choose_complete(y: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the electrodes to score and the samples in which all of them have a response.
+
+    An electrode that one recording lacks would cost all others that recording, or it is not
+    scored: of the possible choices the one that keeps most samples of most electrodes.
+
+    Parameters
+    ----------
+    y : array, shape (n_times, n_electrodes)
+        NaN where there is no response.
+    wanted : array of bool, shape (n_times,)
+
+    Returns
+    -------
+    used : array of bool, shape (n_electrodes,)
+    valid : array of bool, shape (n_times,)
+    """
+    there = np.isfinite(y) & wanted[:, None]
+    share = there.sum(axis=0)
+    best, kept = 0, (np.zeros(len(share), bool), np.zeros(len(y), bool))
+    for least in np.unique(share[share > 0])[::-1]:
+        used = share >= least
+        valid = there[:, used].all(axis=1)
+        if (gain := int(used.sum()) * int(valid.sum())) > best:
+            best, kept = gain, (used, valid)
+    return kept
+
+
+def _mean_of_known(ceilings: Sequence[np.ndarray], n: int) -> np.ndarray:
+    """Return the mean over sounds of the ceilings that there are, NaN where there is none."""
+    known = np.array(ceilings).reshape(-1, n)
+    count = np.isfinite(known).sum(axis=0)
+    return np.asarray(np.nansum(known, axis=0) / np.where(count > 0, count, np.nan))
 
 
 def _mean_over_hearings(heard: np.ndarray) -> np.ndarray:
@@ -264,7 +322,11 @@ def _ceiling(heard: np.ndarray) -> np.ndarray | None:
 
 
 def _folds(settings: EncodingConfig, responses: Responses) -> Folds:
-    embargo = sample_at(settings.context + settings.max_lag, settings.rate)
+    reach = sample_at(settings.max_lag, settings.rate)
+    if settings.lags == "delays":
+        reach = max(abs(delay) for delay in settings.delays)
+    # Lags reach to either side: twice their range, where the context is shorter.
+    embargo = reach + max(sample_at(settings.context, settings.rate), reach)
     return contiguous_folds(responses.stretch, responses.valid, settings.n_folds, embargo)
 
 
@@ -290,6 +352,9 @@ def _fit_all(
 ) -> Iterator[Fit]:
     settings = context.config.encoding
     nuisance = load_nuisance(context, sounds) if settings.nuisance else None
+    if nuisance is not None and settings.lags == "delays":
+        # Else the model would explain what the nuisance could, had it the same delays.
+        nuisance = stack_delays(nuisance, settings.delays, responses.stretch)
     for model in models:
         for layer in layers_of(context, model):
             x = load_features(context, sounds, model, layer)
@@ -401,9 +466,11 @@ def _about(
                 "Seed": m.seed,
                 "Amount": m.amount,
                 "Name": m.target.name,
+                "Fingerprint": m.fingerprint,
             }
             for m in models
         ],
+        "Layers": {m.label: list(layers_of(context, m)) for m in models},
         "Reference": models[0].label,
         "NSamples": int(responses.valid.sum()),
         "NFolds": folds.n_folds,
@@ -420,7 +487,18 @@ def _about(
         "Token": settings.token,
         "Rate": settings.rate,
         "Bands": list(settings.bands),
+        "Edges": {band: edges or "n/a" for band, edges in edges_of(settings).items()},
         "Nuisance": list(settings.nuisance),
         "iEEGReference": settings.reference,
-        "Notes": list(notes),
+        "Notes": [*notes, *_note_incomplete(responses)],
     }
+
+
+def _note_incomplete(responses: Responses) -> list[str]:
+    lacking = responses.incomplete
+    if not lacking:
+        return []
+    names = ", ".join(lacking[:8]) + (", ..." if len(lacking) > 8 else "")
+    return [
+        f"{len(lacking)} electrodes have no score, for some of the recordings lack them: {names}"
+    ]

@@ -21,19 +21,26 @@ from bids_speechdecode.steps.report import report_participant
 from bids_speechdecode.steps.responses import make_responses
 from bids_speechdecode.steps.select import foresee
 from bids_speechdecode.steps.sounds import list_sounds
-from bids_speechdecode.steps.speech_model_names import name_models
+from bids_speechdecode.steps.speech_model_names import FOLDER, MEL, name_models
 
 log = logging.getLogger(__name__)
 
 
-def prepare_config(config: Config, analysis: str) -> Config:
-    """Return the settings as an analysis reads them: encoding needs no pretraining recordings.
+def prepare_config(config: Config, analysis: str, out: Path) -> Config:
+    """Return the settings as an analysis reads them.
+
+    Encoding needs no pretraining recordings; decoding takes the label of a tuned model of this
+    output for its folder.
 
     Raises
     ------
     UsageError
         A setting that this analysis has no use for.
     """
+    if analysis == "decoding" and config.target.name != MEL:
+        tuned = out / FOLDER / config.target.model
+        if (tuned / "tuning.json").is_file():
+            return replace(config, target=replace(config.target, model=str(tuned)))
     if analysis != "encoding":
         return config
     if "responsive" in config.selection.rules:
@@ -66,10 +73,27 @@ def run_encoding(request: Request, context: Context, command: str, log_dir: Path
         click.echo(show_encoding(context))
 
 
+def show_models(config: Config, out: Path) -> str:
+    """Return in words which speech models and bands an analysis compares.
+
+    Raises
+    ------
+    SpeechDecodeError
+        As `name_models`; or a model is not on this machine.
+    """
+    models = name_models(config, out)
+    settings = config.encoding
+    lines = []
+    for model in models:
+        layers = " ".join(map(str, settings.layers or (model.target.layer,)))
+        where = "" if model.target.name == MEL else f": {model.target.model}, layer {layers}"
+        lines.append(f"  {model.label}{where} ({model.kind}; {model.fingerprint[:12]})")
+    bands = ", ".join(settings.bands)
+    return "\n".join(["speech models, compared with the first:", *lines, f"bands: {bands}"])
+
+
 def _make_everything(request: Request, context: Context) -> Context:
     models = name_models(context.config, context.out.root)
-    for model in models:
-        log.debug("%s: %s", model.label, model.fingerprint)  # an absent one is told at once
     if "responses" in request.steps:
         context = _respond(request, context)
     sounds = list_sounds(context.plan)

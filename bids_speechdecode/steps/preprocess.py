@@ -168,7 +168,7 @@ def _write_companions(
     write_tsv(channels, _channels_table(planned, result, context.config.preprocess.highpass))
     write_json(channels.with_suffix(".json"), _describe(CHANNEL_COLUMNS))
     write_tsv(context.recording_file(planned, "preproc", "spectra", ".tsv"), _spectra(result))
-    _copy_electrodes(context, planned)
+    copy_electrodes(context, planned)
     preprocessing = context.config.preprocess
     write_sidecar(
         eeg,
@@ -234,7 +234,7 @@ def _channels_table(
     )
 
 
-def _copy_electrodes(context: Context, planned: PlannedRecording) -> None:
+def copy_electrodes(context: Context, planned: PlannedRecording) -> None:
     """Put electrodes.tsv and coordsystem.json beside the signal, unchanged."""
     for electrodes in planned.electrodes:
         for source in (electrodes.electrodes, electrodes.coordsystem):

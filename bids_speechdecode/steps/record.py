@@ -226,7 +226,7 @@ def _recording_lines(plan: ParticipantPlan, planned: PlannedRecording) -> Iterat
     for start, stop in (*planned.gaps, *planned.alignment.artifacts):
         yield f"    left out: {start:.2f} to {stop:.2f} s (gap or marked bad)"
     for split in SPLITS:
-        pieces = plan.select(planned.role, plan.versions(planned.role)[0], split)
+        pieces = plan.select(planned.role, primary_version([planned]), split)
         mine = [p for p in pieces if p.recording == planned.label]
         if mine:
             lost = sum(len(p.usable) - p.n_usable for p in mine)

@@ -25,6 +25,7 @@ from bids_speechdecode.signals.export import write_brainvision_header
 from bids_speechdecode.signals.readers import open_signal
 from bids_speechdecode.steps.context import Context, other_settings, require_step
 from bids_speechdecode.steps.plan import PlannedRecording
+from bids_speechdecode.steps.preprocess import copy_electrodes
 from bids_speechdecode.steps.sounds import Hearing, Sound
 from bids_speechdecode.timeline import Interval
 
@@ -124,6 +125,7 @@ def _write_companions(
             }
         ),
     )
+    copy_electrodes(context, planned)  # BIDS wants them beside every recording
     write_sidecar(
         eeg,
         step="responses",

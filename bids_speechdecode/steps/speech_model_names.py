@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bids_speechdecode.audio.speech_models import model_fingerprint
 from bids_speechdecode.config import DEFAULT_MODELS, Config, TargetConfig
@@ -71,26 +72,44 @@ def name_models(config: Config, out: Path) -> tuple[NamedModel, ...]:
     MissingInputError
         There is no such tuned model.
     """
-    # The sidecar is written last: a folder without it is unfinished.
     there = sorted(p.parent.name for p in (out / FOLDER).glob("*/tuning.json"))
     names: list[str] = []
     for name in config.encoding.models:
         if name == TUNED and not there:
             raise _nothing_tuned(out)
         names += there if name == TUNED else [name]
-    tuned = [_read_tuned(out / FOLDER / n, config) for n in dict.fromkeys(names) if n in there]
-    base = _common_base(tuned, config)
-    known = {model.label: model for model in tuned}
-    return tuple(
-        known[n] if n in known else _name_other(n, base, config, there)
-        for n in dict.fromkeys(names)
-    )
+    names = list(dict.fromkeys(names))
+    folders = {name: folder for name in names if (folder := find_tuned(name, out))}
+    known = {name: _read_tuned(folder, config) for name, folder in folders.items()}
+    base = _common_base(list(known.values()), config)
+    models = [known[n] if n in known else _name_other(n, base, config, there) for n in names]
+    _require_distinct(models, names)
+    return tuple(models)
+
+
+def find_tuned(name: str, out: Path) -> Path | None:
+    """Return the folder of a tuned model, by its label in this output or by its path."""
+    folders = [out / FOLDER / name, Path(name).expanduser()]
+    # The sidecar is written last: a folder without it is unfinished.
+    return next((f for f in folders if (f / "tuning.json").is_file()), None)
+
+
+def _require_distinct(models: Sequence[NamedModel], names: Sequence[str]) -> None:
+    labels = [model.label for model in models]
+    twice = [name for name, label in zip(names, labels, strict=True) if labels.count(label) > 1]
+    if twice:
+        raise UsageError(
+            "two speech models would have the same name in the tables",
+            expected="folders whose last parts differ",
+            found=", ".join(twice),
+            fix="leave one out, or rename its folder",
+        )
 
 
 def _name_other(name: str, base: TargetConfig, config: Config, there: Sequence[str]) -> NamedModel:
-    if name == UNTUNED:
+    if name == UNTUNED and base.name != MEL:
         return NamedModel(UNTUNED, base, UNTUNED)
-    if name == MEL:
+    if name in (MEL, UNTUNED):  # with --target mel, nothing else is untuned
         model, layer = DEFAULT_MODELS[MEL]
         return NamedModel(MEL, replace(config.target, name="mel", model=model, layer=layer))
     close = did_you_mean(name, [UNTUNED, TUNED, MEL, *there])
@@ -105,7 +124,7 @@ def _name_other(name: str, base: TargetConfig, config: Config, there: Sequence[s
 
 
 def _read_tuned(folder: Path, config: Config) -> NamedModel:
-    about = json.loads((folder / "tuning.json").read_text(encoding="utf-8"))
+    about = _read_json(folder / "tuning.json")
     try:
         target = replace(config.target, name=about["Target"], layer=int(about["Layer"]))
         control = about["Control"] or ""
@@ -126,12 +145,38 @@ def _read_tuned(folder: Path, config: Config) -> NamedModel:
         ) from error
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(
+            "a file of a tuned model cannot be read",
+            expected="a JSON object",
+            found=str(error),
+            where=path,
+            fix="remove the folder, and tune the model again with --analysis fmri-tuning",
+        ) from error
+
+
+def about_adapter(folder: Path) -> dict[str, Any]:
+    """Return the settings of an adapter, which name its base; raise where they do not."""
+    path = folder / "adapter_config.json"
+    settings = _read_json(path)
+    if not isinstance(settings.get("base_model_name_or_path"), str):
+        raise DataError(
+            "the settings of an adapter do not name its base model",
+            expected="the key base_model_name_or_path",
+            where=path,
+            fix="tune it again with --analysis fmri-tuning",
+        )
+    return settings
+
+
 def _common_base(tuned: Sequence[NamedModel], config: Config) -> TargetConfig:
     """Return the model that all were tuned from; the settings' own where none was."""
     bases = {}
     for model in tuned:
-        settings = json.loads(Path(model.target.model, "adapter_config.json").read_text("utf-8"))
-        base = settings["base_model_name_or_path"]
+        base = about_adapter(Path(model.target.model))["base_model_name_or_path"]
         beside = Path(model.target.model, base)
         bases[str(beside.resolve()) if beside.is_dir() else base] = model.target
     if len(bases) > 1:
