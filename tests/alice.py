@@ -24,6 +24,7 @@ from bids_speechdecode.config import EncodingConfig, FmriConfig, TargetConfig
 from bids_speechdecode.encoding.bold import LOBES, clean_bold, lanczos_resample, stack_delays
 from bids_speechdecode.encoding.folds import Folds, contiguous_folds
 from bids_speechdecode.encoding.ridge import fit_lagged_ridge
+from bids_speechdecode.encoding.scores import correlate
 from bids_speechdecode.simulate.speech import NARRATOR, RATE, Synthesiser
 from bids_speechdecode.statistics import sign_flip
 from bids_speechdecode.timeline import Interval
@@ -53,10 +54,13 @@ class Scores:
     r : array, shape (n_participants, n_regions)
         Mean over folds.
     fold_r : array, shape (n_folds, n_participants, n_regions)
+    pooled_r : array, shape (n_participants, n_regions)
+        Of all folds as one, as in the tables of a run.
     """
 
     r: np.ndarray
     fold_r: np.ndarray
+    pooled_r: np.ndarray
 
     def p(self, region: str) -> float:
         """Return the exact one-sided p over participants of a mean r above zero."""
@@ -144,8 +148,14 @@ def score(design: np.ndarray, bold: np.ndarray) -> Scores:
     config = EncodingConfig()
     alphas = np.geomspace(config.lowest_alpha, config.highest_alpha, config.alphas)
     courses = bold.reshape(N_VOLUMES, -1)
-    fit = fit_lagged_ridge(design, courses, make_folds(), lags=[0], alphas=alphas)
-    return Scores(fit.r.reshape(bold.shape[1:]), fit.fold_r.reshape(-1, *bold.shape[1:]))
+    folds = make_folds()
+    fit = fit_lagged_ridge(design, courses, folds, lags=[0], alphas=alphas)
+    held = [folds.block == k for k in range(folds.n_folds)]
+    # From the predictions, as in the tables of a run.
+    fold_r = np.stack([correlate(fit.prediction[rows], courses[rows]) for rows in held])
+    fold_r = fold_r.reshape(-1, *bold.shape[1:])
+    pooled = correlate(fit.prediction, courses, folds.block).reshape(bold.shape[1:])
+    return Scores(fold_r.mean(axis=0), fold_r, pooled)
 
 
 def score_shifted(design: np.ndarray, bold: np.ndarray, step: int = 3) -> np.ndarray:
@@ -189,6 +199,7 @@ def main() -> None:
         print(row(name, found))
         lptl = REGIONS.index("LPTL")
         print("   folds", found.fold_r[:, :, lptl].mean(axis=1).round(3), end=" ")
+        print("pooled", found.pooled_r.mean(axis=0).round(3), end=" ")
         print("above zero", (found.r > 0).sum(axis=0), "people", found.r[:, lptl].round(3))
     first = all_designs["envelope and words"]
     shifted, found = score_shifted(first, bold), score(first, bold).r.mean(axis=0)
