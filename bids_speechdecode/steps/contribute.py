@@ -110,4 +110,6 @@ def _table(channels: pd.DataFrame, found: pd.DataFrame, simulated: bool) -> pd.D
     """Return the numbers beside the names and places of the electrodes."""
     bids = channels[["name", "type"]].assign(units="n/a", low_cutoff="n/a", high_cutoff="n/a")
     numbers = found[list(COLUMNS)].reset_index(drop=True)
+    floats = numbers.select_dtypes("float").columns
+    numbers[floats] = numbers[floats] + 0.0  # a difference of nothing is 0.0 and not -0.0
     return pd.concat([bids, channels[list(ANATOMY)], numbers], axis=1).assign(simulated=simulated)
