@@ -1,9 +1,12 @@
 """People who listened to a story in a scanner: what of their BOLD the encoding path predicts.
 
-`python tests/alice.py` prints the table of ``docs/alice.md``. The data are those of Brennan et al.
+`python tests/alice.py` prints the table of ``docs/encoding.md``; with `--whisper` also the row of
+Whisper, which takes minutes. The data are those of Brennan et al.
 (2016, doi:10.1016/j.bandl.2016.04.008): courses of six regions, no sound. The words are known to
 the millisecond, so a synthesiser says each of them when it was said. All constants were written
-down before any course of BOLD was looked at, and stayed.
+down before any course of BOLD was looked at, and stayed. What changed after the first run: r is
+computed from the predictions, because the r of the fit was NaN where the penalty is high, and the
+delayed regressors were added.
 """
 
 from __future__ import annotations
@@ -184,6 +187,7 @@ def designs(wave: np.ndarray, words: pd.DataFrame) -> dict[str, np.ndarray]:
         "mel": sound_features(wave, words, ["mel"]),
         # These come convolved with a haemodynamic response: to delay them again would be wrong.
         "given regressors": given,
+        "given regressors, delayed": stack_delays(given, FmriConfig().delays),
     }
 
 
