@@ -11,21 +11,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pandas as pd
 import pytest
+from conftest import _common, _once
 
 from bids_speechdecode.anatomy import spaces
 from bids_speechdecode.anatomy.atlas import SPEECH_ROI
 from bids_speechdecode.anatomy.regions import VENTRAL_BELOW_MM
+from bids_speechdecode.audio.context import GAIN_STEP
 from bids_speechdecode.bids.derivatives import read_sidecar
-from bids_speechdecode.cli import command
-from bids_speechdecode.config import RULES, STEPS, Config, Request, load_config, settings
+from bids_speechdecode.cli import command, main
+from bids_speechdecode.config import (
+    DEFAULT_MODELS,
+    RULES,
+    STEPS_OF,
+    Config,
+    Request,
+    load_config,
+    settings,
+)
+from bids_speechdecode.encoding.bold import DRIFT
+from bids_speechdecode.encoding.nulls import EXCLUDED, MIN_SHIFT
 from bids_speechdecode.errors import SpeechDecodeError
 from bids_speechdecode.failures import INTERRUPTED, TERMINATED
+from bids_speechdecode.group.encoding_contrasts import contrast_over_participants
 from bids_speechdecode.group.maps import SHAPE, Kernel
 from bids_speechdecode.group.parcels import MIN_PARTICIPANTS
 from bids_speechdecode.group.surfaces import MAX_DEPTH_MM
 from bids_speechdecode.report import brain
+from bids_speechdecode.signals.bands import BAND_EDGES
+from bids_speechdecode.simulate import simulate_dataset
 from bids_speechdecode.simulate.__main__ import command as simulator
 from bids_speechdecode.steps.listen import N_PERMUTATIONS
 
@@ -313,11 +329,112 @@ def test_sidecars_of_electrodes_are_on_the_page(finished_run: Path) -> None:
         assert missing <= {"Model", "Atlas"}, ending
 
 
+@pytest.fixture(scope="session")
+def encoded_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Return derivatives of a tuned model, both participants and the group of the tiny pair."""
+
+    def run(folder: Path) -> None:
+        simulate_dataset(folder / "data", preset="encoding-tiny")
+        (folder / "quick.toml").write_text("[fmri]\nepochs = 1\n")
+        model = str(folder / "data" / "sourcedata" / "simulation" / "speech_model")
+        encode = ["--analysis", "encoding"]
+        for words in (
+            ["participant", "--analysis=fmri-tuning", "--speech-model", model, "--speech-layer=3"],
+            [
+                *("participant", *encode, "--finetune-task", "podcast"),
+                *("--speech-model", "untuned", "tuned"),
+            ],
+            ["group", *encode],
+        ):
+            where = [str(folder / "data"), str(folder / "out")]
+            assert main([*where, *words, "--config", str(folder / "quick.toml")]) == 0
+
+    return _once(_common(tmp_path_factory, worker_id) / "documented", run) / "out"
+
+
+# Of the analyses encoding and fmri-tuning: file to section.
+_OF_ONE = ("", "Lags", "Modulations", "Contrasts", "ElectrodeContrasts")
+_OF_GROUP = ("Contrasts", "Profiles", "Scaling")
+ENCODED_SECTION_OF = {
+    **{
+        f"sub-*_desc-encoding{name}_scores": f"`sub-XX_task-<task>_desc-encoding{name}_scores.tsv`"
+        for name in _OF_ONE
+    },
+    **{
+        f"group_*_desc-encoding{name}_scores": f"`group_task-<task>_desc-encoding{name}_scores.tsv`"
+        for name in _OF_GROUP
+    },
+    "tuning": "`tuning.tsv`",
+}
+# Of the group, with the rows of all participants.
+STACKED = {
+    "group_*_desc-encodingElectrodes_scores": "sub-*_desc-encoding_scores",
+    "group_*_desc-encodingParticipantContrasts_scores": "sub-*_desc-encodingContrasts_scores",
+}
+
+
+def _table_of(text: str, heading: str, first: str) -> list[str]:
+    """Return what the table of a section explains; `first` heads the table's first column."""
+    tables = re.findall(rf"^\| {first} \|.*\n((?:\|.*\n)+)", _section(text, heading), re.MULTILINE)
+    assert len(tables) == 1, heading
+    return _first_cells(tables[0])
+
+
+def _columns(folder: Path, name: str) -> set[str]:
+    return set(pd.read_csv(next(folder.rglob(f"{name}.tsv")), sep="\t", nrows=0).columns)
+
+
+@pytest.mark.slow
+def test_tables_of_encoding_and_tuning_are_on_the_page_and_no_others(encoded_run: Path) -> None:
+    """`p` is one thing in a participant's table and another in the group's."""
+    text = (DOCS / "outputs.md").read_text("utf-8")
+    for name, heading in ENCODED_SECTION_OF.items():
+        explained = _table_of(text, heading, "column")
+        assert len(explained) == len(set(explained)), name
+        assert set(explained) == _columns(encoded_run, name), name
+    for name, shared in STACKED.items():
+        assert _columns(encoded_run, name) == {"participant", *_columns(encoded_run, shared)}
+    known = [*ENCODED_SECTION_OF, *STACKED, "*_desc-highgamma_channels", "descriptions"]
+    copied = {*encoded_run.rglob("*_electrodes.tsv")}
+    listed = {path for name in known for path in encoded_run.rglob(f"{name}.tsv")}
+    assert {*encoded_run.rglob("*.tsv")} == listed | copied
+
+
+@pytest.mark.slow
+def test_sidecars_of_encoding_and_tuning_are_on_the_page(encoded_run: Path) -> None:
+    """What a model was tuned on, and with what it is compared, is in the sidecars alone."""
+    text = (DOCS / "outputs.md").read_text("utf-8")
+    known = {"Description", "Step", "Signature", "Simulated", "Sources", "TaskName"}
+
+    def fields(path: Path) -> set[str]:
+        sidecar = read_sidecar(path).items()
+        return {k for k, v in sidecar if not (isinstance(v, dict) and "Description" in v)} - known
+
+    tuned = next(encoded_run.rglob("tuning.tsv"))
+    assert fields(tuned) == set(_table_of(text, "`tuning.json`", "field"))
+    scores = next(encoded_run.rglob("sub-*_desc-encoding_scores.tsv"))
+    heading = ENCODED_SECTION_OF["sub-*_desc-encoding_scores"]
+    of_models = {f"`{key}`" for model in read_sidecar(scores)["Models"] for key in model}
+    assert fields(scores) == set(_table_of(text, heading, "field"))
+    assert all(key in _section(text, heading) for key in of_models)
+    others = [*encoded_run.glob("group_*.tsv"), *encoded_run.glob("group_*_map.*[!n]")]
+    others += [
+        *encoded_run.rglob("*_desc-highgamma_ieeg.eeg"),
+        *encoded_run.rglob("features/*.npy"),
+    ]
+    assert len(others) >= 12
+    for path in others:
+        missing = {name for name in fields(path) if f"`{name}" not in text}
+        assert not missing, f"{path.name}: {sorted(missing)}"
+
+
 def test_every_step_is_on_the_page() -> None:
     """People split runs by these names."""
     text = (DOCS / "options.md").read_text("utf-8")
-    table = text.split("## The steps")[1].split("## ")[0]
-    assert tuple(_first_cells(table)) == STEPS
+    section = re.split(r"^## ", text.split("## The steps")[1], flags=re.MULTILINE)[0]
+    _, *parts = re.split(r"^### Analysis `(.+)`$", section, flags=re.MULTILINE)
+    found = dict(zip(parts[::2], map(_first_cells, parts[1::2]), strict=True))
+    assert {analysis: tuple(names) for analysis, names in found.items()} == STEPS_OF
 
 
 def test_every_space_is_on_the_page_with_its_family() -> None:
@@ -368,3 +485,38 @@ def test_numbers_on_the_page_are_those_of_the_code() -> None:
     assert {5: "five"}[MIN_PARTICIPANTS] in text
     outputs = (DOCS / "outputs.md").read_text("utf-8")
     assert re.search(r"\W+".join(map(str, SHAPE)), outputs)
+
+
+def test_numbers_on_the_page_of_encoding_are_those_of_the_code() -> None:
+    """A default that was changed is otherwise still told to those who write their methods."""
+    text = " ".join((DOCS / "encoding.md").read_text("utf-8").split())
+    encoding, fmri = Config().encoding, Config().fmri
+    reach = round(encoding.max_lag * encoding.rate)
+    (theta, alpha, beta, gamma), high = (BAND_EDGES.values(), encoding.high_gamma)
+    six = contrast_over_participants(
+        [0.1] * 6, [1.0] * 6, n_samples=64, rng=np.random.default_rng(0)
+    )
+    for words in (
+        "theta {:g} to {:g} Hz, alpha {:g} to {:g}, beta {:g} to {:g}, gamma {:g} to {:g}".format(
+            *theta, *alpha, *beta, *gamma
+        ),
+        "high-gamma {:g} to {:g}".format(*high),
+        f"one of {2 * reach + 1} lags from -{encoding.max_lag:g} to {encoding.max_lag:g} s",
+        f"{encoding.context + encoding.max_lag:g} s (context plus longest lag) are left out",
+        f"The first {encoding.context:g} s of each sound are left out",
+        f"{encoding.n_permutations:,} times, by at least {MIN_SHIFT:g} s",
+        f"shorter than {MIN_SHIFT / EXCLUDED:g} s",
+        f"drifts slower than {DRIFT:g} s",
+        f"hears {encoding.context:g} s of sound every {fmri.stride:g} s",
+        f"delayed by {fmri.delays[0]} to {fmri.delays[-1]} volumes",
+        f"(LoRA, rank {fmri.rank})",
+        f"readout of width {fmri.readout}",
+        f"resamples blocks of {Config().evaluation.block:g} s",
+        f"how many it would take for {six.target:g}",
+        f"rounded to {GAIN_STEP:g} dB",
+        f"{encoding.rate * 1800:,.0f} passes for half an hour",
+    ):
+        assert words in text, words
+    assert six.p_min <= 0.05 < 2 * six.p_min  # six are the fewest, five are too few
+    model, layer = DEFAULT_MODELS["wavlm"]
+    assert f"(`{model}`), layer {layer}." in text
