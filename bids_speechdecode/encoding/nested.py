@@ -343,7 +343,10 @@ def score(y: Tensor, prediction: Tensor, offset: Tensor) -> tuple[Tensor, Tensor
     both = torch.linalg.vecdot(y, prediction) - m * mean * mean_p
     # A constant is a constant, also where rounding leaves some dust of it.
     varies = yy > 1e-12 * m * offset.square()
-    r = torch.where(varies & (pp > 1e-12 * yy), both / (yy * pp).sqrt(), torch.nan)
+    # A heavy penalty makes predictions tiny, and still they may correlate: what counts is how much
+    # they vary beside their own size.
+    moves = pp > 1e-10 * prediction.square().sum(dim=1)
+    r = torch.where(varies & moves, both / (yy.sqrt() * pp.sqrt()), torch.nan)
     return r.double(), torch.where(varies, 1 - error / yy, torch.nan).double()
 
 
