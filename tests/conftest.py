@@ -40,6 +40,24 @@ n_permutations = 200
 """
 
 
+# The same for speech models of the simulated pair, their tuning and encoding.
+PAIR_QUICK = """
+[fmri]
+epochs = 1
+n_validation = 1
+stride = 1.0
+
+[encoding]
+n_permutations = 50
+max_lag = 0.3
+nuisance = ["envelope", "onsets"]
+
+[evaluation]
+n_bootstrap = 50
+n_permutations = 50
+"""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> Iterator[None]:
     """Two test processes with two threads each would only wait for each other."""
@@ -100,3 +118,47 @@ def finished_run(
             assert status == 0
 
     return _once(_common(tmp_path_factory, worker_id) / "derivatives", run)
+
+
+@pytest.fixture(scope="session")
+def pair_dataset(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Return the smallest simulated pair of iEEG and fMRI; read-only by convention."""
+    pytest.importorskip("espeakng_loader", reason="the synthesiser is in the extra [demo]")
+    common = _common(tmp_path_factory, worker_id)
+    return _once(
+        common / "pair", lambda path: simulate_dataset(path, preset="encoding-tiny") and None
+    )
+
+
+@pytest.fixture(scope="session")
+def pair_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a settings file for tuning and encoding in seconds."""
+    path = tmp_path_factory.mktemp("config") / "pair.toml"
+    path.write_text(PAIR_QUICK)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pair_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    worker_id: str,
+    pair_dataset: Path,
+    pair_config: Path,
+) -> Path:
+    """Return derivatives of a tuned model, encoding and the group; read-only by convention."""
+    model = pair_dataset / "sourcedata" / "simulation" / "speech_model"
+    encoding = ("--analysis", "encoding")
+    commands = (
+        ("participant", "--analysis", "fmri-tuning", "--speech-model", str(model)),
+        ("participant", *encoding, "--finetune-task", "podcast", "--speech-model", "untuned tuned"),
+        ("group", *encoding),
+    )
+
+    def run(out: Path) -> None:
+        for level, *words in commands:
+            typed = [part for word in words for part in word.split(" ")]
+            layer = ["--speech-layer", "3"] if level == "participant" else []
+            options = [*typed, *layer, "--config", str(pair_config)]
+            assert main([str(pair_dataset), str(out), level, *options]) == 0
+
+    return _once(_common(tmp_path_factory, worker_id) / "encoded", run)

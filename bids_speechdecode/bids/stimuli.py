@@ -131,7 +131,7 @@ def read_words(audio: Path) -> pd.DataFrame | None:
     """
     stem = audio.name.partition(".")[0]
     paths = [audio.with_name(name.format(stem)) for name in _WORD_TABLES]
-    path = next((p for p in paths if p.is_file()), None)
+    path = next((p for p in paths if p.is_file() or p.is_symlink()), None)
     if path is None:
         return None
     require_content(path, audio.parent)

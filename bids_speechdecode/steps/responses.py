@@ -56,6 +56,7 @@ def make_responses(context: Context, planned: PlannedRecording) -> None:
             context.progress.skip("responses", f"{planned.label} {band}", "current")
         else:
             edges[band] = pair
+    copy_electrodes(context, planned)  # BIDS wants them beside every recording
     if edges:
         _make(context, planned, edges)
 
@@ -125,7 +126,6 @@ def _write_companions(
             }
         ),
     )
-    copy_electrodes(context, planned)  # BIDS wants them beside every recording
     write_sidecar(
         eeg,
         step="responses",
