@@ -3,7 +3,7 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: install test test-slow lint types descriptor demo docs bench clean
+.PHONY: install test test-slow lint types descriptor demo demo-encoding docs bench clean
 
 # The stamp says that the environment has what setup.cfg and constraints.txt ask for.
 $(BIN)/.installed: setup.cfg constraints.txt
@@ -46,6 +46,21 @@ demo: install
 	printf 'sim01\nsim02\n' | xargs -P 2 -I % $(BIN)/bids_speechdecode $(DEMO)/data $(DEMO)/derivatives \
 		participant --participant-label % --n-procs 1 $(DEMO_OPTIONS)
 	$(BIN)/bids_speechdecode $(DEMO)/data $(DEMO)/derivatives group $(DEMO_OPTIONS)
+
+# Six participants hear a podcast, three hear stories in a scanner; fewer and shorter stories than the
+# preset's, fewer epochs at the higher of the published learning rates, so that it ends in minutes.
+PAIR := $(DEMO)/pair
+PAIR_OPTIONS ?= --speech-layer 3 --config $(PAIR)/tuning.toml
+
+demo-encoding: install
+	test -d $(PAIR)/data || $(BIN)/python -m bids_speechdecode.simulate $(PAIR)/data --preset encoding \
+		--stories 8 --story-minutes 4
+	printf '[fmri]\nepochs = 6\nlearning_rate = 5e-4\nn_validation = 1\n' > $(PAIR)/tuning.toml
+	$(BIN)/bids_speechdecode $(PAIR)/data $(PAIR)/derivatives participant --analysis fmri-tuning \
+		--speech-model $(PAIR)/data/sourcedata/simulation/speech_model $(PAIR_OPTIONS)
+	$(BIN)/bids_speechdecode $(PAIR)/data $(PAIR)/derivatives participant --analysis encoding \
+		--finetune-task podcast --speech-model untuned tuned $(PAIR_OPTIONS)
+	$(BIN)/bids_speechdecode $(PAIR)/data $(PAIR)/derivatives group --analysis encoding
 
 # A warning is an error: a broken link, an option without a description, an example read otherwise.
 docs: install

@@ -236,7 +236,8 @@ _SPOKEN_MODELS = {
 
 def _speech_models(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings behind the options of which encoding takes several values."""
-    models, layers = given["speech_model"], split_words(given["speech_layer"])
+    models = tuple(word for text in given["speech_model"] for word in _split_names(text))
+    layers = split_words(given["speech_layer"])
     if given["analysis"] == "encoding":
         several = {"encoding.models": models, "encoding.layers": layers}
         return {name: values for name, values in several.items() if values}
@@ -249,6 +250,11 @@ def _speech_models(given: Mapping[str, Any]) -> dict[str, Any]:
             )
     one = {"target.model": models, "target.layer": [_as_number(text) for text in layers]}
     return {name: values[0] for name, values in one.items() if values}
+
+
+def _split_names(text: str) -> list[str]:
+    """Return names that commas separate; the name of a folder may hold one."""
+    return [text] if Path(text).exists() else [word for word in text.split(",") if word]
 
 
 def _as_number(text: str) -> int | str:

@@ -233,7 +233,7 @@ class FmriConfig:
     task: str = ""  # of the functional runs; none: the only one there is
     bold_dir: str = ""  # derivatives of fMRIPrep; none: the dataset's own func files
     space: str = ""  # of those derivatives; none: the only one there is
-    participants: Literal["joint", "each"] = "joint"  # one model of all, or one each [P]
+    participants: Literal["joint", "each"] = "joint"  # one model of all; the study has one each
     confounds: tuple[str, ...] = ("trans", "rot", "white_matter", "csf")  # column names begin so
     n_validation: Count = 2  # stories [P]
     n_test: Count = 1  # stories [P]

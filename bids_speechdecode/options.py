@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bids_speechdecode.config import ANALYSES, BANDS, RULES, STEPS, Config, settings
+from bids_speechdecode.config import ANALYSES, BANDS, RULES, STEPS_OF, Config, settings
 from bids_speechdecode.errors import UsageError, did_you_mean
 from bids_speechdecode.validation import choices
 
@@ -74,6 +74,11 @@ def _switch(names: str, section: str, text: str, **more: Any) -> Option:
     return Option(*names.split(), section=section, help=text, **(more or {"is_flag": True}))
 
 
+def _steps() -> str:
+    """Return the steps of every analysis in words."""
+    return "; ".join(f"{analysis}: {', '.join(steps)}" for analysis, steps in STEPS_OF.items())
+
+
 OPTIONS: tuple[Option, ...] = (
     Option(
         "--analysis",
@@ -100,7 +105,11 @@ OPTIONS: tuple[Option, ...] = (
         "TASK",
     ),
     _setting(
-        "--finetune-task", "inputs.finetune_task", WHO, "Task of finetuning and test.", "TASK"
+        "--task-label --finetune-task",
+        "inputs.finetune_task",
+        WHO,
+        "Task of finetuning and test, or of encoding.",
+        "TASK",
     ),
     _setting(
         "--audio",
@@ -239,7 +248,7 @@ OPTIONS: tuple[Option, ...] = (
         "Group level: derivatives of the same participants made with another --target.",
         "DIR",
     ),
-    _words("--steps", ACTION, f"Only some of {', '.join(STEPS)}. [default: all]", "STEP,..."),
+    _words("--steps", ACTION, f"Only some of the steps: {_steps()}. [default: all]", "STEP,..."),
     _switch("--reports-only", ACTION, "Only write the reports again, from what is there."),
     _switch(
         "--dry-run",

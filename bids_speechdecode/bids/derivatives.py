@@ -120,6 +120,8 @@ _DESCRIPTIONS = {
     "encodingScaling": "gain of tuned speech models by the amount of fMRI",
     "encodingR": "where speech models predict",
     "encodingGain": "where a tuned speech model predicts better",
+    "encodingCoverage": "electrodes that inform a place of these maps",
+    "encodingN": "participants who cover a place of these maps",
 }
 _DESCRIPTIONS |= {
     f"{condition}{version}{what}": f"{text}{of_version}{of_what}"

@@ -7,7 +7,7 @@ they are averaged before anything is tested.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,10 @@ _SAME_FOR_ALL = (
 )
 _KEYS = ["model", "layer", "band"]
 
+PARTICIPANT = {
+    "participant": "Whose electrodes they are; the other columns are as in the participant's table"
+}
 COLUMNS = {
-    "participant": "Whose electrodes they are",
     "modulation": "Band of modulation (Hz), or broadband",
     "electrodes": "all, or responsive: q <= 0.05 with either model",
     "n_participants": "Participants with a value",
@@ -275,7 +277,10 @@ def write_encoding(
     for desc, table in tables.items():
         path = out.group_path(task=found.task, desc=desc, suffix="scores", extension=".tsv")
         write_tsv(path, table)
-        describe_encoding(path, found, settings, Columns=_described(table))
+        # Tables of single participants have the columns of the participants' own sidecars.
+        of_group = {} if "participant" in table else COLUMNS
+        described = {name: of_group[name] for name in table.columns if name in of_group}
+        describe_encoding(path, found, settings, Columns=described or PARTICIPANT)
     return contrasts
 
 
@@ -294,7 +299,3 @@ def describe_encoding(path: Path, found: GroupEncoding, settings: object, **more
         LeftOut=[{"what": item.what, "why": item.why} for item in found.left_out],
         Simulated=found.simulated,
     )
-
-
-def _described(table: pd.DataFrame) -> dict[Hashable, str]:
-    return {name: COLUMNS[name] for name in table.columns if name in COLUMNS}

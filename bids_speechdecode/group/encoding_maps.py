@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,13 @@ PREDICTION, GAIN = "encodingR", "encodingGain"
 TEXTS = {
     PREDICTION: "Mean over covering participants of the held-out correlation",
     GAIN: "Mean over covering participants of the gain in held-out correlation over the reference",
+    "encodingCoverage": "Density of the electrodes of all participants; 1 is one electrode there",
+    "encodingN": "Participants who cover the place",
+}
+# The electrodes are the same in both, so that coverage is written once, beside the prediction.
+_PARTS = {
+    PREDICTION: {PREDICTION: "effect", "encodingCoverage": "coverage", "encodingN": "n"},
+    GAIN: {GAIN: "effect"},
 }
 
 
@@ -32,9 +40,11 @@ def write_encoding_maps(out: Derivatives, found: GroupEncoding, atlas: Atlas) ->
     if atlas.surface is not None:
         cortex = (atlas.surface[0] > 0, atlas.surface[1] > 0)
     for kind, contacts, which in _values(found):
-        paths.append(_write_volume(out, found, kind, smooth_volume(contacts), which))
-        for side, maps in smooth_surface(contacts, cortex=cortex).items():
-            paths.append(_write_surface(out, found, kind, side, maps, which))
+        volume, surfaces = smooth_volume(contacts), smooth_surface(contacts, cortex=cortex)
+        for desc, part in _PARTS[kind].items():
+            paths.append(_write_volume(out, found, desc, part, volume, which))
+            for side, maps in surfaces.items():
+                paths.append(_write_surface(out, found, desc, part, side, maps, which))
     return paths
 
 
@@ -60,44 +70,51 @@ def _values(found: GroupEncoding) -> Iterator[tuple[str, pd.DataFrame, dict[str,
 
 
 def _write_volume(
-    out: Derivatives, found: GroupEncoding, kind: str, maps: Maps, which: dict[str, object]
+    out: Derivatives,
+    found: GroupEncoding,
+    desc: str,
+    part: str,
+    maps: Maps,
+    which: dict[str, object],
 ) -> Path:
     path = out.group_path(
-        task=found.task, space=SPACE, desc=kind, suffix="map", extension=".nii.gz"
+        task=found.task, space=SPACE, desc=desc, suffix="map", extension=".nii.gz"
     )
-    image = volume_image(maps.effect, "effect", simulated=found.simulated)
+    image = volume_image(getattr(maps, part), part, simulated=found.simulated)
     with atomic_write(path) as temporary:
         image.to_filename(temporary)
-    _describe(path, found, kind, maps, which)
+    _describe(path, found, desc, maps, which)
     return path
 
 
 def _write_surface(
     out: Derivatives,
     found: GroupEncoding,
-    kind: str,
+    desc: str,
+    part: str,
     side: str,
     maps: Maps,
     which: dict[str, object],
 ) -> Path:
     path = out.group_path(
-        task=found.task, hemi=side, space=SURFACE, desc=kind, suffix="map", extension=".shape.gii"
+        task=found.task, hemi=side, space=SURFACE, desc=desc, suffix="map", extension=".shape.gii"
     )
-    image = surface_image(maps.effect, "effect", side, simulated=found.simulated)
+    image = surface_image(getattr(maps, part), part, side, simulated=found.simulated)
     with atomic_write(path) as temporary:
         image.to_filename(temporary)
-    _describe(path, found, kind, maps, which)
+    _describe(path, found, desc, maps, which)
     return path
 
 
 def _describe(
-    path: Path, found: GroupEncoding, kind: str, maps: Maps, which: dict[str, object]
+    path: Path, found: GroupEncoding, desc: str, maps: Maps, which: dict[str, object]
 ) -> None:
     describe_encoding(
         path,
         found,
         Kernel(),
-        Description=TEXTS[kind],
+        Description=TEXTS[desc],
+        Kernel=asdict(Kernel()),
         NContacts=maps.n_contacts,
         Notes=maps.notes,
         **which,

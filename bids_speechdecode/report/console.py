@@ -97,9 +97,11 @@ def format_contrasts(table: pd.DataFrame, title: str) -> str:
     shown = table[(table["modulation"] == "broadband") & (table["electrodes"] == "all")]
     for row in shown.to_dict("records"):
         label = f"{row['model']} - {row['reference']}, layer {row['layer']}, {row['band']}"
-        low, high = (f"{row[key]:>7.4f}" for key in ("ci_low", "ci_high"))
+        low, high = (
+            "n/a" if pd.isna(row[key]) else f"{row[key]:.4f}" for key in ("ci_low", "ci_high")
+        )
         lines.append(
-            f"  {label:<44}{row['difference']:>10.4f}  [{low}, {high}]"
+            f"  {label:<44}{row['difference']:>10.4f}  [{low:>7}, {high:>7}]"
             f"{_number(row['p']):>7}{row['n_participants']:>4}"
         )
     return "\n".join(lines)

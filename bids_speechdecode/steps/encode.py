@@ -424,7 +424,8 @@ def _beyond_nuisance(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return what the model explains beyond the nuisance, the nuisance alone, and both (r2)."""
     if nuisance is None:
-        return tuple(np.full((3, len(ridge.r)), np.nan))
+        unknown = np.full(len(ridge.r), np.nan)
+        return unknown, unknown, unknown
     found = fit_banded_ridge(
         x,
         nuisance,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -202,7 +203,7 @@ class _Pair:
             self.heard.values[:, self.part],
         )
 
-    def _how(self, settings: EvaluationConfig, rng: np.random.Generator) -> Mapping[str, object]:
+    def _how(self, settings: EvaluationConfig, rng: np.random.Generator) -> dict[str, Any]:
         return {
             "segments": self.heard.stretch,
             "rate": self.heard.rate,
@@ -224,9 +225,9 @@ def _by_modulation(
     mine = table[(keys["model"] == fit.model) & (keys["layer"] == fit.layer)]
     theirs = table[(keys["model"] == other.model) & (keys["layer"] == other.layer)]
     difference = (mine - theirs).dropna()
-    for (low, high), values in difference.groupby(level=["low", "high"]):
+    for edges, values in difference.groupby(level=["low", "high"]):
         yield {
-            "modulation": f"{low:g}-{high:g}",
+            "modulation": "{:g}-{:g}".format(*cast("tuple[float, float]", edges)),
             "electrodes": ALL,
             "n_electrodes": len(values),
             "difference": round(float(values.mean()), 6),
@@ -234,7 +235,7 @@ def _by_modulation(
         }
 
 
-def _lead(table: pd.DataFrame, **columns: object) -> pd.DataFrame:
+def _lead(table: pd.DataFrame, **columns: Any) -> pd.DataFrame:
     """Return the table with columns of one value each in front."""
     for place, (name, value) in enumerate(columns.items()):
         table.insert(place, name, value)

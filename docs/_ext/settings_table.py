@@ -194,7 +194,7 @@ MEANING: dict[str, tuple[str, str]] = {
     "EncodingConfig.token": ("Which frame of the context is the feature.", OURS),
     "EncodingConfig.bands": (
         "Bands whose amplitude is predicted; `slow` is the signal itself.",
-        PAPER,
+        OURS,
     ),
     "EncodingConfig.high_gamma": (
         "Edges of the band `highgamma` in Hz; the podcast study has 70 to 200.",
@@ -208,7 +208,7 @@ MEANING: dict[str, tuple[str, str]] = {
     ),
     "EncodingConfig.lags": (
         "`best`: one lag per electrode, chosen in inner folds; `delays`: all `delays` together.",
-        PAPER,
+        OURS,
     ),
     "EncodingConfig.delays": ("Samples, used where `lags` is `delays`.", OURS),
     "EncodingConfig.alphas": ("Number of penalties of the ridge.", OURS),
@@ -243,12 +243,12 @@ MEANING: dict[str, tuple[str, str]] = {
     "FmriConfig.epochs": ("Passes over the training stories; the study has 20 to 30.", PAPER),
     "FmriConfig.block": ("Contiguous TRs of one step.", PAPER),
     "FmriConfig.controls": (
-        "Also tune on BOLD of half the rate (`downsampled`), with randomised phases (`phase`) or of "
-        "other stories (`stories`).",
-        PAPER,
+        "Also tune on BOLD of half the rate (`downsampled`), with randomised phases (`phase`) or "
+        "of other stories (`stories`).",
+        OURS,
     ),
     "FmriConfig.n_seeds": ("How often each model is tuned, with seeds of its own.", REVIEWS),
-    "FmriConfig.amounts": ("Shares of the training stories, one model each.", PAPER),
+    "FmriConfig.amounts": ("Shares of the training stories, one model each.", OURS),
     "RunConfig.seed": ("Seed of everything random.", OURS),
     "RunConfig.device": (
         "Where the numbers are computed; `auto` takes a GPU if there is one.",
