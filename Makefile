@@ -59,7 +59,7 @@ demo-encoding: install
 	$(BIN)/bids_speechdecode $(PAIR)/data $(PAIR)/derivatives participant --analysis fmri-tuning \
 		--speech-model $(PAIR)/data/sourcedata/simulation/speech_model $(PAIR_OPTIONS)
 	$(BIN)/bids_speechdecode $(PAIR)/data $(PAIR)/derivatives participant --analysis encoding \
-		--finetune-task podcast --speech-model untuned tuned $(PAIR_OPTIONS)
+		--task-label podcast --speech-model untuned tuned $(PAIR_OPTIONS)
 	$(BIN)/bids_speechdecode $(PAIR)/data $(PAIR)/derivatives group --analysis encoding
 
 # A warning is an error: a broken link, an option without a description, an example read otherwise.

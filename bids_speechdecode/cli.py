@@ -222,7 +222,7 @@ def _configure(given: Mapping[str, Any]) -> Config:
             found=f"--speech-model {typed['target.model']}",
             fix="leave --speech-model out, or choose another --target",
         )
-    spoken = {s: o.opts[-1] for s, o in options.items()} | _SPOKEN_MODELS
+    spoken = {s: max(o.opts, key=len) for s, o in options.items()} | _SPOKEN_MODELS
     return override(config, typed, spoken=spoken)
 
 

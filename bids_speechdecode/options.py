@@ -105,7 +105,7 @@ OPTIONS: tuple[Option, ...] = (
         "TASK",
     ),
     _setting(
-        "--task-label --finetune-task",
+        "--finetune-task --task-label",
         "inputs.finetune_task",
         WHO,
         "Task of finetuning and test, or of encoding.",
