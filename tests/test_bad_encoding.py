@@ -202,7 +202,6 @@ def test_some_constant_voxels_are_left_out_and_counted(
     damaged: Path, tmp_path: Path, pair_config: Path
 ) -> None:
     """Volumes have margins without a brain; they must neither stop nor enter the loss."""
-
     masks = []
     for path in sorted(damaged.glob(f"{BOLD}/func/*_bold.nii.gz")):
         image = nibabel.load(path)
