@@ -93,15 +93,19 @@ def format_contrasts(table: pd.DataFrame, title: str) -> str:
     """
     if not len(table):
         return f"{title}: one speech model, nothing to compare"
-    lines = [title, f"  {'speech model':<44}{'gain in r':>10}  {'95% CI':^18}{'p':>7}{'n':>4}"]
-    shown = table[(table["modulation"] == "broadband") & (table["electrodes"] == "all")]
+    lines = [
+        title,
+        f"  {'speech model, electrodes':<56}{'gain in r':>10}  {'95% CI':^18}{'p':>7}{'n':>4}",
+    ]
+    shown = table[table["modulation"] == "broadband"]
     for row in shown.to_dict("records"):
         label = f"{row['model']} - {row['reference']}, layer {row['layer']}, {row['band']}"
+        label = f"{label}, {row['electrodes']}"
         low, high = (
             "n/a" if pd.isna(row[key]) else f"{row[key]:.4f}" for key in ("ci_low", "ci_high")
         )
         lines.append(
-            f"  {label:<44}{row['difference']:>10.4f}  [{low:>7}, {high:>7}]"
+            f"  {label:<56}{row['difference']:>10.4f}  [{low:>7}, {high:>7}]"
             f"{_number(row['p']):>7}{row['n_participants']:>4}"
         )
     return "\n".join(lines)

@@ -24,8 +24,6 @@ from bids_speechdecode.report.page import (
     interval,
     number,
     p_phrase,
-    readable,
-    sentences,
     several,
 )
 
@@ -141,14 +139,18 @@ def group_in_words(found: Encoding, level: str) -> list[str]:
     """Return the group's result in sentences: the gain of each drawn model over the reference."""
     n = found.electrodes["participant"].nunique()
     start = f"Task {found.task}, {several(n, 'participant')}, {band_words(found.band)}: "
-    own = gains_of(found, shown_contrasts(found))
-    own = own[own["model"].isin(found.drawn)].dropna(subset=["difference"])
-    rows = own.to_dict("records")
-    if not rows:
+    shown = shown_contrasts(found)
+    choices = [gains_of(found, shown, only=which) for which in ("all", "responsive")]
+    rows = pd.concat(choices).dropna(subset=["difference"])
+    rows = rows[rows["model"].isin(found.drawn)]
+    told = [
+        _group_gain(row, level)
+        for model in dict.fromkeys(rows["model"])
+        for row in rows[rows["model"] == model].to_dict("records")
+    ]
+    if not told:
         return [f"{start}electrodes predicted by {several(len(found.models), 'speech model')}."]
-    told = [_group_gain(row, level) for row in rows]
-    main = next((row["conclusion"] for row in rows if row["model"] == found.main), None)
-    return [start + told[0], *sentences(readable(main or "")), *told[1:]]
+    return [start + told[0], *told[1:]]
 
 
 def _group_gain(row: Mapping[Any, Any], level: str) -> str:
@@ -161,9 +163,10 @@ def _group_gain(row: Mapping[Any, Any], level: str) -> str:
         else ""
     )
     return (
-        f"{_quoted(row['model'])} against {_quoted(row['reference'])}: gain of "
-        f"{signed_number(row['difference'])} in r over {n} ({level} CI {limits}; "
-        f"{p_phrase(row['p'])}; better in {count(row['n_better'])} of them{detectable}"
+        f"{_quoted(row['model'])} against {_quoted(row['reference'])}, {row['electrodes']} "
+        f"electrodes: gain of {signed_number(row['difference'])} in r over {n} "
+        f"({level} CI {limits}; {p_phrase(row['p'])}; "
+        f"better in {count(row['n_better'])} of them{detectable}"
         f"{'' if known else '; this does not establish a difference'})."
     )
 
