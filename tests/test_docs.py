@@ -52,6 +52,7 @@ PAGES = (README, *sorted(DOCS.glob("*.md")))
 
 # Options of other programs that the pages show, none of which is one of ours.
 OTHERS = {
+    "--full",
     *("--array", "--cpus-per-task", "--dependency", "--gres", "--job-name", "--mem", "--parsable"),
     *("--requeue", "--time", "--bind", "--containall", "--env", "--nv", "--build-arg", "--network"),
     *("--read-only", "--rm", "--tmpfs", "--user", "--local-dir", "--nproc-per-node"),

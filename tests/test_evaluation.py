@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
+from bids_speechdecode import statistics
 from bids_speechdecode.config import EvaluationConfig
-from bids_speechdecode.decoding import evaluation, statistics
+from bids_speechdecode.decoding import evaluation
 from bids_speechdecode.decoding.evaluation import compare_ranks, score_ranks
 from bids_speechdecode.errors import DataError
 
