@@ -50,7 +50,8 @@ PROGRAM = "bids_speechdecode"
 
 DESCRIPTION = """Decodes heard speech from intracranial EEG: contrastive pretraining on ambient
 speech, finetuning on a listening task, and honest ranks with baselines and chance levels, for
-each participant of an iEEG-BIDS dataset; then the group."""
+each participant of an iEEG-BIDS dataset; then the group. Other analyses predict each electrode from
+a speech model (encoding) and tune that model on fMRI of people who listen (fmri-tuning)."""
 
 EXAMPLES = """\
 Examples:
@@ -58,6 +59,8 @@ Examples:
   bids_speechdecode /data /out group
   bids_speechdecode /data /out participant --dry-run
   bids_speechdecode /data /out participant --target mel --encoder small
+  bids_speechdecode /data /out participant --analysis fmri-tuning
+  bids_speechdecode /data /out participant --analysis encoding --speech-model untuned tuned
 
 Exit status:
   0 success, 1 failure, 16 not BIDS, 17 unknown level, 18 nothing selected,
