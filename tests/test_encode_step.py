@@ -432,7 +432,15 @@ def tuned(out: Path, label: str, base: str = "base/model", **more: object) -> Pa
     """Write the sidecars of a tuned model."""
     folder = out / "speechmodels" / label
     folder.mkdir(parents=True)
-    about = {"Target": "wavlm", "Layer": 5, "Control": "", "Seed": 0, "Amount": 1.0, **more}
+    about = {
+        "Target": "wavlm",
+        "Layer": 5,
+        "Control": "",
+        "Seed": 0,
+        "Amount": 1.0,
+        "RepetitionTime": 2.0,
+        **more,
+    }
     (folder / "tuning.json").write_text(json.dumps(about))
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
     return folder

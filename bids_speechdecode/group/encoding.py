@@ -45,6 +45,7 @@ _SAME_FOR_ALL = (
     "Models",
     "Layers",
     "Reference",
+    "RepetitionTime",
     "Lags",
     "Alphas",
     "Context",

@@ -473,6 +473,7 @@ def _about(
         ],
         "Layers": {m.label: list(layers_of(context, m)) for m in models},
         "Reference": models[0].label,
+        "RepetitionTime": max(m.repetition_time or 0.0 for m in models) or "n/a",
         "NSamples": int(responses.valid.sum()),
         "NFolds": folds.n_folds,
         "Embargo": folds.embargo / settings.rate,

@@ -34,6 +34,8 @@ class NamedModel:
     seed : int
     amount : float
         Share of the fMRI data that it was tuned on.
+    repetition_time : float or None
+        Of that fMRI (s): half its inverse is the fastest modulation that it can show.
     """
 
     label: str
@@ -42,6 +44,7 @@ class NamedModel:
     control: str = ""
     seed: int = 0
     amount: float = 1.0
+    repetition_time: float | None = None
 
     @property
     def word(self) -> str:
@@ -135,6 +138,7 @@ def _read_tuned(folder: Path, config: Config) -> NamedModel:
             control,
             int(about["Seed"]),
             float(about["Amount"]),
+            float(about["RepetitionTime"]),
         )
     except KeyError as error:
         raise DataError(

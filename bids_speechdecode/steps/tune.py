@@ -54,7 +54,7 @@ from bids_speechdecode.steps.stories import (
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 JOINT = "joint"
 
 
@@ -418,6 +418,7 @@ def _describe(
         "Settings": essential(config.fmri),
         "Task": group.runs[0].task,
         "Space": group.runs[0].space,
+        "RepetitionTime": max(run.tr for run in group.runs),
         "Stories": {
             "Train": [story.name for story in training],
             "Validation": [story.name for story in split.validation],
