@@ -47,14 +47,14 @@ demo: install
 		participant --participant-label % --n-procs 1 $(DEMO_OPTIONS)
 	$(BIN)/bids_speechdecode $(DEMO)/data $(DEMO)/derivatives group $(DEMO_OPTIONS)
 
-# Six participants hear a podcast, three hear stories in a scanner; fewer and shorter stories than the
+# Six participants hear a podcast, three hear stories in a scanner; fewer people and less sound than the
 # preset's, fewer epochs at the higher of the published learning rates, so that it ends in minutes.
 PAIR := $(DEMO)/pair
 PAIR_OPTIONS ?= --speech-layer 3 --config $(PAIR)/tuning.toml
 
 demo-encoding: install
 	test -d $(PAIR)/data || $(BIN)/python -m bids_speechdecode.simulate $(PAIR)/data --preset encoding \
-		--stories 8 --story-minutes 4
+		--participants 6 --podcast-minutes 12 --stories 8 --story-minutes 4
 	printf '[fmri]\nepochs = 6\nlearning_rate = 5e-4\nn_validation = 1\n' > $(PAIR)/tuning.toml
 	$(BIN)/bids_speechdecode $(PAIR)/data $(PAIR)/derivatives participant --analysis fmri-tuning \
 		--speech-model $(PAIR)/data/sourcedata/simulation/speech_model $(PAIR_OPTIONS)

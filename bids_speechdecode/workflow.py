@@ -40,7 +40,8 @@ from bids_speechdecode.errors import (
 from bids_speechdecode.progress import Progress
 from bids_speechdecode.steps.context import WORK, Context
 from bids_speechdecode.steps.contribute import contribute
-from bids_speechdecode.steps.encoding import prepare_config, run_encoding, show_models
+from bids_speechdecode.steps.encoding.group import summarise_encoding
+from bids_speechdecode.steps.encoding.run import prepare_config, run_encoding, show_models
 from bids_speechdecode.steps.evaluate import evaluate
 from bids_speechdecode.steps.features import compute_features
 from bids_speechdecode.steps.finetune import finetune
@@ -50,7 +51,6 @@ from bids_speechdecode.steps.group import (
     show_group,
     summarise,
 )
-from bids_speechdecode.steps.group_encoding import summarise_encoding
 from bids_speechdecode.steps.make_plan import plan_participant, plan_recordings
 from bids_speechdecode.steps.plan import PRETRAIN, ParticipantPlan
 from bids_speechdecode.steps.preprocess import preprocess_recording, require_preprocessed
@@ -66,7 +66,7 @@ from bids_speechdecode.steps.record import (
 )
 from bids_speechdecode.steps.report import report_participant, show_participant
 from bids_speechdecode.steps.select import foresee, require_selected, select
-from bids_speechdecode.steps.tune import tune_models
+from bids_speechdecode.steps.tuning.tune import tune_models
 
 log = logging.getLogger(__name__)
 

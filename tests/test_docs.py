@@ -35,7 +35,7 @@ from bids_speechdecode.encoding.bold import DRIFT
 from bids_speechdecode.encoding.nulls import EXCLUDED, MIN_SHIFT
 from bids_speechdecode.errors import SpeechDecodeError
 from bids_speechdecode.failures import INTERRUPTED, TERMINATED
-from bids_speechdecode.group.encoding_contrasts import contrast_over_participants
+from bids_speechdecode.group.encoding.contrasts import contrast_over_participants
 from bids_speechdecode.group.maps import SHAPE, Kernel
 from bids_speechdecode.group.parcels import MIN_PARTICIPANTS
 from bids_speechdecode.group.surfaces import MAX_DEPTH_MM

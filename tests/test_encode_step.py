@@ -21,16 +21,16 @@ from bids_speechdecode.bids.stimuli import read_words
 from bids_speechdecode.config import Config, EncodingConfig, InputConfig, TargetConfig
 from bids_speechdecode.encoding.folds import Folds
 from bids_speechdecode.errors import DataError, MissingInputError, UsageError
-from bids_speechdecode.group.encoding import read_encoding
+from bids_speechdecode.group.encoding.summary import read_encoding
 from bids_speechdecode.progress import Progress
 from bids_speechdecode.signals.export import write_brainvision_header
-from bids_speechdecode.steps import encode as step
 from bids_speechdecode.steps.context import Context
-from bids_speechdecode.steps.encoding import prepare_config
-from bids_speechdecode.steps.frames import feature_file, nuisance_file
+from bids_speechdecode.steps.encoding import score as step
+from bids_speechdecode.steps.encoding.frames import feature_file, nuisance_file
+from bids_speechdecode.steps.encoding.responses import edges_of, load_responses, make_responses
+from bids_speechdecode.steps.encoding.run import prepare_config
+from bids_speechdecode.steps.encoding.sounds import Sound, list_sounds
 from bids_speechdecode.steps.make_plan import plan_recordings
-from bids_speechdecode.steps.responses import edges_of, load_responses, make_responses
-from bids_speechdecode.steps.sounds import Sound, list_sounds
 from bids_speechdecode.steps.speech_model_names import NamedModel, find_tuned, name_models
 
 RATE = 512.0

@@ -11,13 +11,12 @@ from scipy import signal, stats
 
 from bids_speechdecode.encoding.contrasts import (
     electrode_contrast,
-    minimum_detectable_difference,
     participant_contrast,
-    units_needed,
 )
+from bids_speechdecode.encoding.power import minimum_detectable_difference, units_needed
 from bids_speechdecode.encoding.scores import correlate
 from bids_speechdecode.errors import DataError
-from bids_speechdecode.group.encoding_contrasts import contrast_over_participants
+from bids_speechdecode.group.encoding.contrasts import contrast_over_participants
 from bids_speechdecode.statistics import label_blocks
 
 RATE = 20.0

@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_speechdecode.report import encoding_figures as charts
-from bids_speechdecode.report.encoding_methods import find_encoded, run_settings
-from bids_speechdecode.report.encoding_models import (
+from bids_speechdecode.report.encoding import figures as charts
+from bids_speechdecode.report.encoding.methods import find_encoded, run_settings
+from bids_speechdecode.report.encoding.models import (
     drawn_models,
     main_model,
     model_styles,
     model_words,
     read_models,
 )
-from bids_speechdecode.report.encoding_results import (
+from bids_speechdecode.report.encoding.results import (
     electrode_gains,
     lag_curves,
     read_encoding,

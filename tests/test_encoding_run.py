@@ -17,7 +17,7 @@ import pytest
 
 from bids_speechdecode.bids.derivatives import write_tsv
 from bids_speechdecode.cli import main
-from bids_speechdecode.steps import encode as step
+from bids_speechdecode.steps.encoding import score as step
 
 ENCODING = ("--analysis", "encoding", "--finetune-task", "podcast", "--speech-layer", "3")
 NO_REPORT = ("--steps", "responses,features,encode")

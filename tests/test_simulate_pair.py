@@ -31,9 +31,9 @@ from bids_speechdecode.simulate.bold import (
     make_run,
 )
 from bids_speechdecode.simulate.electrodes import draw_follower, make_drives
-from bids_speechdecode.simulate.listener import Listener, untuned_share
 from bids_speechdecode.simulate.pair import _recording_settings
 from bids_speechdecode.simulate.participant import write_recording
+from bids_speechdecode.simulate.speech_features import SpeechFeatures, untuned_share
 from bids_speechdecode.simulate.tiny_model import LAYER, draw_model, plant_change, save_model
 from bids_speechdecode.timeline import ClockMap
 
@@ -77,7 +77,7 @@ def correlate_columns(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def test_features_are_the_last_frame_of_each_window(model: WavLMModel, rate: float) -> None:
     """The definition that students follow; sharing the front end must not change a number."""
     sound = noise(6.3)
-    features = Listener(model).hear(sound, rate)
+    features = SpeechFeatures(model).hear(sound, rate)
     assert len(features) == int(6.3 * rate)
     for k in (1, int(1.5 * rate), int(4 * rate), int(5.5 * rate), len(features) - 1):
         stop = round(max(k / rate, 0.15) * 16000)  # the first frame is complete after 0.15 s
@@ -90,7 +90,7 @@ def test_features_are_the_last_frame_of_each_window(model: WavLMModel, rate: flo
 def test_features_need_times_on_frames(model: WavLMModel) -> None:
     """Between frames the shared front end would be wrong by up to half a frame, unseen."""
     with pytest.raises(UsageError, match="features at 7 Hz"):
-        Listener(model).hear(noise(1), 7.0)
+        SpeechFeatures(model).hear(noise(1), 7.0)
 
 
 def test_features_of_the_present_know_nothing_of_the_future(model: WavLMModel) -> None:
@@ -98,7 +98,7 @@ def test_features_of_the_present_know_nothing_of_the_future(model: WavLMModel) -
     sound = noise(6)
     changed = sound.copy()
     changed[5 * 16000 :] = noise(1, seed=1)
-    before, after = (Listener(model).hear(s, 20.0) for s in (sound, changed))
+    before, after = (SpeechFeatures(model).hear(s, 20.0) for s in (sound, changed))
     np.testing.assert_array_equal(before[:101], after[:101])
     assert not np.allclose(before[102:], after[102:])
 
@@ -125,7 +125,7 @@ def test_saved_model_is_read_as_any_speech_model(model: WavLMModel, tmp_path: Pa
     settings = TargetConfig(name="wavlm", model=str(tmp_path / "model"), layer=LAYER)
     sound = noise(4)
     frames = load_speech_model(settings).embed(torch.from_numpy(sound)[None])
-    ours = Listener(model).hear(np.append(sound, np.zeros(800, np.float32)), 20.0)[80]
+    ours = SpeechFeatures(model).hear(np.append(sound, np.zeros(800, np.float32)), 20.0)[80]
     np.testing.assert_allclose(frames[0, -1].numpy(), ours, rtol=1e-3, atol=1e-4)
 
 
@@ -306,7 +306,7 @@ def test_truth_untuned_leaves_nothing_to_find(pair: Path, make_pair: Callable[..
         )
         sound = soundfile.read(root / "stimuli/simulated_podcast.flac", dtype="float32")[0]
         latent = np.load(truth / "sounds/simulated_podcast_latent.npy")
-        untuned = standardised(Listener(student).hear(sound, 20.0))
+        untuned = standardised(SpeechFeatures(student).hear(sound, 20.0))
         shares[root.name] = same, np.abs(latent - untuned).max() < 1e-4
         settings = json.loads((truth / "settings.json").read_text())
         assert (settings["UntunedShare"] > 0.99) == same

@@ -28,8 +28,8 @@ from bids_speechdecode.encoding.stories import prepare_story
 from bids_speechdecode.encoding.story_scores import hear_story, score_test
 from bids_speechdecode.errors import DataError, MissingInputError, UsageError
 from bids_speechdecode.progress import Progress
-from bids_speechdecode.steps import tune as step
-from bids_speechdecode.steps.stories import PlannedStory, load_listener, split_stories
+from bids_speechdecode.steps.tuning import tune as step
+from bids_speechdecode.steps.tuning.stories import PlannedStory, load_bold, split_stories
 
 SHAPE = (3, 2, 2)
 TR = 2.0
@@ -188,7 +188,7 @@ def test_a_current_model_is_not_made_again(
 ) -> None:
     """Hours of tuning must not be repeated because a command is; neither is BOLD read."""
     before = {p.name: p.stat().st_mtime_ns for p in tuned.iterdir()}
-    for name in ("tune", "load_listener", "load_speech_model"):
+    for name in ("tune", "load_bold", "load_speech_model"):
         monkeypatch.setattr(step, name, lambda *_, **__: pytest.fail("work was done again"))
     assert run_step(made, tuned.parent.parent, configure(made)) == [tuned]
     assert {p.name: p.stat().st_mtime_ns for p in tuned.iterdir()} == before
@@ -376,18 +376,18 @@ def test_bold_of_a_story_is_clean_and_averaged(made: Path) -> None:
     group = plan(made, config)
     story = group.split.train[0]
     (hearing,) = [h for h in story.hearings if h.run.participant == "01"]
-    listener = load_listener("01", [story], config.fmri)
+    one = load_bold("01", [story], config.fmri)
     image = nibabel.load(hearing.run.images[0]).get_fdata().reshape(-1, N_VOLUMES).T
     part = image[1:13]  # heard from 2 to 26 s; volumes stand for 1, 3, ... s
     regressors = np.column_stack([np.ones(12), np.arange(12), [0.1] * 5 + [-0.1] * 7])
     expected = _z_scored(part, regressors)
-    np.testing.assert_allclose(listener.bold[story.name], expected, atol=1e-4)
+    np.testing.assert_allclose(one.bold[story.name], expected, atol=1e-4)
     other = group.split.train[1]
     (again,) = [h for h in other.hearings if h.run.participant == "01"]
     twice = PlannedStory(story.name, (hearing, again))
     image = nibabel.load(again.run.images[0]).get_fdata().reshape(-1, N_VOLUMES).T
     mean = (expected + _z_scored(image[1:13], regressors)) / 2
-    repeated = load_listener("01", [twice], config.fmri)
+    repeated = load_bold("01", [twice], config.fmri)
     np.testing.assert_allclose(repeated.bold[story.name], mean / mean.std(axis=0), atol=1e-4)
 
 

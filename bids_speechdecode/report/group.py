@@ -13,14 +13,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bids_speechdecode.bids.derivatives import read_table, write_text
-from bids_speechdecode.report import alternatives, encoding_methods, figures, methods
-from bids_speechdecode.report.encoding import asks_for_encoding
-from bids_speechdecode.report.encoding_group import (
+from bids_speechdecode.report import alternatives, figures, methods
+from bids_speechdecode.report.encoding import methods as encoding_methods
+from bids_speechdecode.report.encoding.group import (
     encoding_left_out,
     group_encoding_pages,
     read_group_encoding,
 )
-from bids_speechdecode.report.encoding_results import Encoding, any_simulated
+from bids_speechdecode.report.encoding.participant import asks_for_encoding
+from bids_speechdecode.report.encoding.results import Encoding, any_simulated
 from bids_speechdecode.report.figures import condition_label, contrast_label
 from bids_speechdecode.report.maps import AnatomyPage, anatomy_pages
 from bids_speechdecode.report.page import (

@@ -12,10 +12,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bids_speechdecode.bids.derivatives import write_text
-from bids_speechdecode.report import alternatives, encoding_methods, figures, methods
+from bids_speechdecode.report import alternatives, figures, methods
 from bids_speechdecode.report.electrodes import electrode_pages
-from bids_speechdecode.report.encoding import STEPS, asks_for_encoding, encoding_pages
-from bids_speechdecode.report.encoding_results import any_simulated, read_encoding
+from bids_speechdecode.report.encoding import methods as encoding_methods
+from bids_speechdecode.report.encoding.participant import STEPS, asks_for_encoding, encoding_pages
+from bids_speechdecode.report.encoding.results import any_simulated, read_encoding
 from bids_speechdecode.report.figures import Key, condition_label
 from bids_speechdecode.report.page import (
     Missing,

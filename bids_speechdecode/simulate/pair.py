@@ -20,12 +20,12 @@ from bids_speechdecode.simulate.bold import (
 )
 from bids_speechdecode.simulate.dataset import fill_folder
 from bids_speechdecode.simulate.electrodes import Follower, draw_follower, make_drives
-from bids_speechdecode.simulate.listener import Listener, untuned_share
 from bids_speechdecode.simulate.participant import write_recording
 from bids_speechdecode.simulate.playback import record_chapter
 from bids_speechdecode.simulate.sentences import SentenceWriter
 from bids_speechdecode.simulate.settings import PairSettings, SimulationSettings
 from bids_speechdecode.simulate.speech import Synthesiser
+from bids_speechdecode.simulate.speech_features import SpeechFeatures, untuned_share
 from bids_speechdecode.simulate.tiny_model import draw_model, plant_change
 from bids_speechdecode.simulate.writers import EXTENSIONS
 from bids_speechdecode.timeline import ClockMap
@@ -97,15 +97,15 @@ def _listen(
     size = settings.change if settings.latent == "planted" else 0.0
     teacher = plant_change(student, size, rng)
     pair_files.write_models(root, student, teacher, settings)
-    listener = Listener(teacher)
-    podcast = _features(root, listener, PODCAST, PODCAST_RATE)
-    share = untuned_share(podcast, _features(root, Listener(student), PODCAST, PODCAST_RATE))
+    speech = SpeechFeatures(teacher)
+    podcast = _features(root, speech, PODCAST, PODCAST_RATE)
+    share = untuned_share(podcast, _features(root, SpeechFeatures(student), PODCAST, PODCAST_RATE))
     pair_files.write_settings(root, settings, share)
     log.info("the untuned features explain %.2f of the latent variance", share)
     mean, spread = podcast.mean(axis=0), podcast.std(axis=0)
     stories = []
     for k in range(settings.stories):
-        features = _features(root, listener, story_name(k), STORY_RATE)
+        features = _features(root, speech, story_name(k), STORY_RATE)
         stories.append((features - mean) / spread)
         pair_files.write_latent(root, story_name(k), stories[-1])
         log.info("listened to %s", story_name(k))
@@ -114,9 +114,9 @@ def _listen(
     return sounds
 
 
-def _features(root: Path, listener: Listener, name: str, rate: float) -> np.ndarray:
+def _features(root: Path, speech: SpeechFeatures, name: str, rate: float) -> np.ndarray:
     """Return what a model makes of a sound file, shape (n_times, n_features)."""
-    return listener.hear(soundfile.read(root / "stimuli" / name, dtype="float32")[0], rate)
+    return speech.hear(soundfile.read(root / "stimuli" / name, dtype="float32")[0], rate)
 
 
 def _record(

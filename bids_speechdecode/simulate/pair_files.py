@@ -13,7 +13,6 @@ from transformers import WavLMModel
 
 from bids_speechdecode.simulate.bold import Scanned, write_image
 from bids_speechdecode.simulate.electrodes import Follower
-from bids_speechdecode.simulate.listener import CONTEXT
 from bids_speechdecode.simulate.settings import PairSettings
 from bids_speechdecode.simulate.sidecars import (
     write_description,
@@ -22,6 +21,7 @@ from bids_speechdecode.simulate.sidecars import (
     write_json,
     write_tsv,
 )
+from bids_speechdecode.simulate.speech_features import CONTEXT
 from bids_speechdecode.simulate.tiny_model import LAYER, PLANTED_IN, RANK, save_model
 from bids_speechdecode.simulate.truth import truth_folder
 

@@ -57,9 +57,10 @@ PRESETS = {
 class PairSettings:
     """Sizes of the simulated pair: iEEG and fMRI that follow the same speech features."""
 
-    participants: int = 6  # with iEEG
+    # As many people and minutes as the public podcast dataset has (OpenNeuro ds005574).
+    participants: int = 9  # with iEEG
     fmri_participants: int = 3
-    podcast_minutes: float = 12.0  # heard by all with iEEG
+    podcast_minutes: float = 30.0  # heard by all with iEEG
     stories: int = 12  # heard by all with fMRI, one run each
     story_minutes: float = 5.0  # of each story
     # What is followed: features of the changed speech model, or the untuned model's own.

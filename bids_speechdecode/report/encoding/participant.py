@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from bids_speechdecode.report import brain, encoding_tables, encoding_words
-from bids_speechdecode.report import encoding_figures as charts
+from bids_speechdecode.report import brain
 from bids_speechdecode.report.electrodes import TEMPLATE, located
-from bids_speechdecode.report.encoding_figures import GAIN, PREDICTION, modulation_name
-from bids_speechdecode.report.encoding_models import band_words, model_words
-from bids_speechdecode.report.encoding_results import (
+from bids_speechdecode.report.encoding import figures as charts
+from bids_speechdecode.report.encoding import sentences
+from bids_speechdecode.report.encoding.figures import GAIN, PREDICTION, modulation_name
+from bids_speechdecode.report.encoding.models import band_words
+from bids_speechdecode.report.encoding.page import Drawn, EncodingPage, Place, make_page
+from bids_speechdecode.report.encoding.results import (
     BROADBAND,
     Encoding,
     band_profiles,
@@ -30,7 +29,11 @@ from bids_speechdecode.report.encoding_results import (
     spread,
     with_modulation,
 )
-from bids_speechdecode.report.page import Picture, Table, add_picture
+from bids_speechdecode.report.encoding.tables import (
+    contrast_tables,
+    electrode_tables,
+    model_table,
+)
 
 STEPS = "steps 'responses', 'features' and 'encode'"
 TITLES = {
@@ -43,43 +46,7 @@ TITLES = {
     "brain": "Where electrodes are predicted",
     "gainBrain": "Where electrodes gain",
 }
-Drawn = Iterator[tuple[str, Figure, str]]
 Profiles = list[tuple[str, str, pd.DataFrame]]
-
-
-@dataclass(frozen=True)
-class EncodingPage:
-    """What a report shows of the encoding of one task.
-
-    Attributes
-    ----------
-    task, main, reference, band : str
-        Models and band in words.
-    pictures : mapping of str to Picture
-    tables : mapping of str to Table
-    summary : tuple of str
-        The result in sentences, for the top of the report.
-    facts, layers : str
-        How the numbers were made, and which layer is shown.
-    missing : tuple of str
-        Pieces that are not on disk, with the step that makes them.
-    notes : tuple of str
-    values : mapping of str to Any
-        What only one of the templates asks for.
-    """
-
-    task: str
-    main: str
-    reference: str
-    band: str
-    pictures: Mapping[str, Picture]
-    tables: Mapping[str, Table]
-    summary: tuple[str, ...]
-    facts: str
-    layers: str
-    missing: tuple[str, ...]
-    notes: tuple[str, ...]
-    values: Mapping[str, Any]
 
 
 def asks_for_encoding(command: str) -> bool:
@@ -110,47 +77,30 @@ def encoding_pages(
     simulated : bool
         Whether the figures say that the data are simulated.
     """
-    return [_page(report, name, own, level, simulated) for own in found.values()]
+    place = Place(report, report.parent / name / "figures", name, simulated)
+    return [_page(place, own, level) for own in found.values()]
 
 
-def _page(report: Path, name: str, found: Encoding, level: str, simulated: bool) -> EncodingPage:
-    folder = report.parent / name / "figures"
-    pictures = {
-        what: add_picture(
-            report,
-            folder,
-            f"{name}_task-{found.task}_desc-encoding{what[0].upper()}{what[1:]}",
-            figure,
-            TITLES[what],
-            simulated,
-            words,
-        )
-        for what, figure, words in _draw(found)
-    }
+def _page(place: Place, found: Encoding, level: str) -> EncodingPage:
     tables = {
-        "models": encoding_tables.model_table(found, found.shown),
-        **encoding_tables.electrode_tables(found),
-        **encoding_tables.contrast_tables(found),
+        "models": model_table(found, found.shown),
+        **electrode_tables(found),
+        **contrast_tables(found),
     }
     if len(found.shown) < len(found.electrodes):
-        tables["all_models"] = encoding_tables.model_table(found, found.electrodes)
-    return EncodingPage(
-        task=found.task,
-        main=model_words(found.main),
-        reference=model_words(found.reference),
-        band=band_words(found.band),
-        pictures=pictures,
-        tables={what: table for what, table in tables.items() if table.rows},
-        summary=tuple(encoding_words.encoding_in_words(found, level)),
-        facts=encoding_words.facts(found),
-        layers=encoding_words.layers_in_words(found),
+        tables["all_models"] = model_table(found, found.electrodes)
+    return make_page(
+        place,
+        found,
+        _draw(found),
+        TITLES,
+        tables,
+        summary=tuple(sentences.encoding_in_words(found, level)),
         missing=tuple(find_missing(found)),
-        notes=tuple(dict.fromkeys(note for table in found.tables.values() for note in table.notes)),
         values={
             "n_predicted": len(found.predicted),
             "n_compared": len(found.drawn) - 1,
             "nyquist": nyquist(found.sidecar),
-            "has_profiles": bool({"modulations", "bands", "layers"} & set(pictures)),
         },
     )
 
@@ -173,18 +123,18 @@ def _draw(found: Encoding) -> Drawn:
     """Yield the figures for which there are data, each with its words."""
     shown, drawn, styles = found.shown, found.drawn, found.styles
     strips = charts.electrode_strips(shown[shown["model"].isin(drawn)], styles, drawn)
-    yield "strips", strips, encoding_words.strips(shown, drawn)
+    yield "strips", strips, sentences.strips(shown, drawn)
     gains = electrode_gains(found)
     compared = gains[gains["model"].isin(drawn)]
     if len(compared):
         order = compared["model"].map(drawn.index)
         compared = compared.iloc[order.argsort(kind="stable")]
         scatter = charts.prediction_scatter(compared, styles, found.reference)
-        yield "scatter", scatter, encoding_words.scatter(compared)
+        yield "scatter", scatter, sentences.scatter(compared)
     if len(curves := lag_curves(found)):
         best = best_lags(found)
         figure = charts.lag_profile(curves, best, styles, drawn)
-        yield "lags", figure, encoding_words.lags(curves, best)
+        yield "lags", figure, sentences.lags(curves, best)
     yield from _draw_profiles(found)
     yield from draw_brains(shown[shown["model"] == found.main], gains[gains["model"] == found.main])
 
@@ -198,17 +148,17 @@ def _draw_profiles(found: Encoding) -> Drawn:
         shaded = None if half is None else charts.nyquist_place(bands, half)
         label = "Band of modulation of the response (Hz)"
         figure = charts.category_profile(profiles, names, label, styles, drawn, shaded)
-        yield "modulations", figure, encoding_words.categories(profiles, names)
+        yield "modulations", figure, sentences.categories(profiles, names)
     if len(found.bands) > 1:
         names = [band_words(band) for band in found.bands]
         tables = band_profiles(found, found.tables["encodingContrasts"].table)
         profiles = [panel for panel in zip_panels(tables) if _is_drawn(panel[2], found)]
         label = "Carrier band of the response"
         figure = charts.category_profile(profiles, names, label, styles, drawn, joined=False)
-        yield "bands", figure, encoding_words.categories(profiles, names)
+        yield "bands", figure, sentences.categories(profiles, names)
     if profiles := _layers(found):
         figure = charts.layer_profile(profiles, styles, drawn)
-        yield "layers", figure, encoding_words.layer_peaks(profiles)
+        yield "layers", figure, sentences.layer_peaks(profiles)
 
 
 def zip_panels(tables: list[pd.DataFrame]) -> Profiles:
@@ -263,7 +213,7 @@ def draw_brains(predicted: pd.DataFrame, gains: pd.DataFrame) -> Drawn:
         ("brain", predicted, PREDICTION, "r"),
         ("gainBrain", gains, GAIN, "gain in r"),
     ):
-        told = encoding_words.brain_values(located(table), scale.column, words)
+        told = sentences.brain_values(located(table), scale.column, words)
         if len(contacts := located(table, TEMPLATE)):
             yield what, brain.measure_brain(contacts, scale), told
         elif spaces := sorted(located(table)["space"].dropna().unique()):

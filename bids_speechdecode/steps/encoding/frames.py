@@ -24,8 +24,8 @@ from bids_speechdecode.steps.context import (
     require_step,
     source_fingerprint,
 )
+from bids_speechdecode.steps.encoding.sounds import Sound
 from bids_speechdecode.steps.features import segment_reader
-from bids_speechdecode.steps.sounds import Sound
 from bids_speechdecode.steps.speech_model_names import MEL, NamedModel
 
 VERSION = 1

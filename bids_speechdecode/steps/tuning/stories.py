@@ -179,7 +179,7 @@ def _too_few(
 
 
 @dataclass(frozen=True)
-class Listener:
+class ParticipantBold:
     """A participant's clean BOLD of every story.
 
     Attributes
@@ -196,9 +196,9 @@ class Listener:
     confounds: tuple[str, ...]
 
 
-def load_listener(
+def load_bold(
     participant: str, stories: Sequence[PlannedStory], settings: FmriConfig
-) -> Listener:
+) -> ParticipantBold:
     """Read and clean what a participant's BOLD was during each story.
 
     Each run is cut to the story, its confounds and drifts are removed, and it is z-scored;
@@ -230,7 +230,7 @@ def load_listener(
     for (name, _), array in zip(heard, clean, strict=True):
         grouped.setdefault(name, []).append(array)
     bold = {name: _average(repeats) for name, repeats in grouped.items()}
-    return Listener(participant, voxels.keep(~constant), bold, names)
+    return ParticipantBold(participant, voxels.keep(~constant), bold, names)
 
 
 def _average(repeats: Sequence[np.ndarray]) -> np.ndarray:

@@ -11,8 +11,12 @@ from bids_speechdecode.anatomy.atlas import load_atlas
 from bids_speechdecode.bids.derivatives import Derivatives
 from bids_speechdecode.config import Config
 from bids_speechdecode.errors import MissingInputError
-from bids_speechdecode.group.encoding import list_encoding_tasks, read_encoding, write_encoding
-from bids_speechdecode.group.encoding_maps import write_encoding_maps
+from bids_speechdecode.group.encoding.maps import write_encoding_maps
+from bids_speechdecode.group.encoding.summary import (
+    list_encoding_tasks,
+    read_encoding,
+    write_encoding,
+)
 from bids_speechdecode.report.console import format_contrasts
 
 log = logging.getLogger(__name__)

@@ -24,9 +24,9 @@ from bids_speechdecode.signals.bands import BAND_EDGES, Bands, band_envelopes
 from bids_speechdecode.signals.export import write_brainvision_header
 from bids_speechdecode.signals.readers import open_signal
 from bids_speechdecode.steps.context import Context, other_settings, require_step
+from bids_speechdecode.steps.encoding.sounds import HeardSegment, Sound
 from bids_speechdecode.steps.plan import PlannedRecording
 from bids_speechdecode.steps.preprocess import copy_electrodes
-from bids_speechdecode.steps.sounds import Hearing, Sound
 from bids_speechdecode.timeline import Interval
 
 VERSION = 1
@@ -181,7 +181,7 @@ def load_responses(
 
 def _fill(
     context: Context,
-    hearing: Hearing,
+    hearing: HeardSegment,
     band: str,
     channels: Sequence[str],
     times: np.ndarray,

@@ -18,7 +18,7 @@ from bids_speechdecode.timeline import Interval, sample_at
 
 
 @dataclass(frozen=True)
-class Hearing:
+class HeardSegment:
     """One stretch of a recording in which a sound was heard."""
 
     planned: PlannedRecording
@@ -40,13 +40,13 @@ class Sound:
         File name, or recording and channel.
     interval : Interval
         From the first to the last moment that was heard, seconds of the audio.
-    hearings : tuple of Hearing
+    hearings : tuple of HeardSegment
         In the order of the recordings; more than one where it was heard repeatedly or in parts.
     """
 
     name: str
     interval: Interval
-    hearings: tuple[Hearing, ...]
+    hearings: tuple[HeardSegment, ...]
 
     @property
     def path(self) -> Path | None:
@@ -62,17 +62,17 @@ class Sound:
 def list_sounds(plan: ParticipantPlan) -> tuple[Sound, ...]:
     """Return the sounds of a plan, by name; the clean version where there is one."""
     version = primary_version(plan.recordings)
-    found: dict[str, list[Hearing]] = {}
+    found: dict[str, list[HeardSegment]] = {}
     for planned in plan.recordings:
         for segment in planned.alignment.segments:
             if segment.version == version:
                 found.setdefault(source_name(planned, segment), []).append(
-                    Hearing(planned, segment)
+                    HeardSegment(planned, segment)
                 )
     return tuple(_join(name, found[name]) for name in sorted(found))
 
 
-def _join(name: str, hearings: Sequence[Hearing]) -> Sound:
+def _join(name: str, hearings: Sequence[HeardSegment]) -> Sound:
     stretches = [heard_interval(h.segment) for h in hearings]
     whole = Interval(min(s.start for s in stretches), max(s.stop for s in stretches))
     return Sound(Path(name).name, whole, tuple(hearings))

@@ -18,7 +18,7 @@ _BATCH = 128  # windows
 _STRETCH = 600  # frames of sound that go through the front end at once
 
 
-class Listener:
+class SpeechFeatures:
     """Hears sounds through one layer of a speech model.
 
     Features at time t are the last frame of the layer's output for the window ``[t - 4 s, t]``,

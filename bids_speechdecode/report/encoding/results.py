@@ -14,7 +14,7 @@ import pandas as pd
 from bids_speechdecode.bids.derivatives import read_table
 from bids_speechdecode.report.brain import Q
 from bids_speechdecode.report.electrode_tables import Described
-from bids_speechdecode.report.encoding_models import (
+from bids_speechdecode.report.encoding.models import (
     Model,
     drawn_models,
     find_reference,

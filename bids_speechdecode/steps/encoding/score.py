@@ -27,7 +27,16 @@ from bids_speechdecode.encoding.ridge import LaggedRidge, fit_lagged_ridge, stac
 from bids_speechdecode.encoding.scores import correlate, noise_ceiling, r2
 from bids_speechdecode.errors import DataError
 from bids_speechdecode.steps.context import Context
-from bids_speechdecode.steps.encode_tables import (
+from bids_speechdecode.steps.encoding.frames import (
+    feature_file,
+    layers_of,
+    load_features,
+    load_nuisance,
+    nuisance_file,
+)
+from bids_speechdecode.steps.encoding.responses import edges_of, load_responses, responses_signature
+from bids_speechdecode.steps.encoding.sounds import HeardSegment, Sound
+from bids_speechdecode.steps.encoding.tables import (
     Fit,
     Heard,
     contrast_tables,
@@ -35,15 +44,6 @@ from bids_speechdecode.steps.encode_tables import (
     modulation_table,
     score_table,
 )
-from bids_speechdecode.steps.frames import (
-    feature_file,
-    layers_of,
-    load_features,
-    load_nuisance,
-    nuisance_file,
-)
-from bids_speechdecode.steps.responses import edges_of, load_responses, responses_signature
-from bids_speechdecode.steps.sounds import Hearing, Sound
 from bids_speechdecode.steps.speech_model_names import NamedModel
 from bids_speechdecode.timeline import sample_at
 
@@ -224,7 +224,7 @@ def _signature(
     return signature("encode", VERSION, settings, inputs)
 
 
-def _identity(hearing: Hearing) -> list[object]:
+def _identity(hearing: HeardSegment) -> list[object]:
     """Return what of a hearing decides which responses belong to which sound."""
     planned, segment = hearing.planned, hearing.segment
     holes = [*planned.gaps, *planned.alignment.artifacts]

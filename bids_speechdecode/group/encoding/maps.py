@@ -10,7 +10,7 @@ import pandas as pd
 
 from bids_speechdecode.anatomy.atlas import Atlas
 from bids_speechdecode.bids.derivatives import Derivatives, atomic_write
-from bids_speechdecode.group.encoding import GroupEncoding, describe_encoding
+from bids_speechdecode.group.encoding.summary import GroupEncoding, describe_encoding
 from bids_speechdecode.group.maps import SPACE, Kernel, Maps, smooth_volume, volume_image
 from bids_speechdecode.group.surfaces import SPACE as SURFACE
 from bids_speechdecode.group.surfaces import smooth_surface, surface_image

@@ -26,7 +26,7 @@ from bids_speechdecode.bids.derivatives import (
 )
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.errors import DataError, MissingInputError
-from bids_speechdecode.group.encoding_contrasts import EncodingContrast, contrast_over_participants
+from bids_speechdecode.group.encoding.contrasts import EncodingContrast, contrast_over_participants
 from bids_speechdecode.group.rounding import round_off
 from bids_speechdecode.group.statistics import t_interval
 from bids_speechdecode.group.summary import LeftOut

@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from bids_speechdecode.report.brain import DIVERGING, DPI, Q, Scale
-from bids_speechdecode.report.encoding_models import model_words
+from bids_speechdecode.report.encoding.models import model_words
 from bids_speechdecode.report.figures import (
     BLACK,
     GREY,

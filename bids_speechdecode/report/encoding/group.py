@@ -10,20 +10,20 @@ import numpy as np
 import pandas as pd
 
 from bids_speechdecode.bids.derivatives import sidecar_path
-from bids_speechdecode.report import brain_maps, encoding_tables, encoding_words
-from bids_speechdecode.report import encoding_figures as charts
+from bids_speechdecode.report import brain_maps
 from bids_speechdecode.report.brain import Scale
 from bids_speechdecode.report.brain_maps import GroupMap
-from bids_speechdecode.report.encoding import (
-    Drawn,
-    EncodingPage,
+from bids_speechdecode.report.encoding import figures as charts
+from bids_speechdecode.report.encoding import sentences
+from bids_speechdecode.report.encoding.figures import GAIN, PREDICTION, modulation_name
+from bids_speechdecode.report.encoding.models import band_words, model_words, split_label
+from bids_speechdecode.report.encoding.page import Drawn, EncodingPage, Place, make_page
+from bids_speechdecode.report.encoding.participant import (
     Profiles,
     draw_brains,
     zip_panels,
 )
-from bids_speechdecode.report.encoding_figures import GAIN, PREDICTION, modulation_name
-from bids_speechdecode.report.encoding_models import band_words, model_words, split_label
-from bids_speechdecode.report.encoding_results import (
+from bids_speechdecode.report.encoding.results import (
     BROADBAND,
     COLUMNS,
     Encoding,
@@ -36,9 +36,13 @@ from bids_speechdecode.report.encoding_results import (
     read_scores,
     with_modulation,
 )
+from bids_speechdecode.report.encoding.tables import (
+    group_contrast_table,
+    participant_table,
+    shown_contrasts,
+)
 from bids_speechdecode.report.page import (
     Table,
-    add_picture,
     entity,
     make_table,
     number,
@@ -132,34 +136,19 @@ def group_encoding_pages(
     simulated : bool
         Whether the figures say that the data are simulated.
     """
-    return [_page(root, report, own, level, simulated) for own in found.values()]
+    place = Place(report, report.parent / "figures", "group", simulated)
+    return [_page(root, place, own, level) for own in found.values()]
 
 
-def _page(root: Path, report: Path, found: Encoding, level: str, simulated: bool) -> EncodingPage:
-    pictures = {
-        what: add_picture(
-            report,
-            report.parent / "figures",
-            f"group_task-{found.task}_desc-encoding{what[0].upper()}{what[1:]}",
-            figure,
-            TITLES[what],
-            simulated,
-            words,
-        )
-        for what, figure, words in _draw(root, found)
-    }
-    return EncodingPage(
-        task=found.task,
-        main=model_words(found.main),
-        reference=model_words(found.reference),
-        band=band_words(found.band),
-        pictures=pictures,
-        tables={what: table for what, table in _tables(found).items() if table.rows},
-        summary=tuple(encoding_words.group_in_words(found, level)),
-        facts=encoding_words.facts(found),
-        layers=encoding_words.layers_in_words(found),
+def _page(root: Path, place: Place, found: Encoding, level: str) -> EncodingPage:
+    return make_page(
+        place,
+        found,
+        _draw(root, found),
+        TITLES,
+        _tables(found),
+        summary=tuple(sentences.group_in_words(found, level)),
         missing=tuple(find_missing(found)),
-        notes=tuple(dict.fromkeys(note for table in found.tables.values() for note in table.notes)),
         values={"nyquist": nyquist(found.sidecar)},
     )
 
@@ -173,12 +162,12 @@ def find_missing(found: Encoding) -> Iterator[str]:
 
 def _tables(found: Encoding) -> dict[str, Table]:
     every = found.tables["encodingContrasts"].table
-    shown = encoding_tables.shown_contrasts(found)
+    shown = shown_contrasts(found)
     rest = every.drop(index=shown.index) if len(every) else every
     return {
-        "participants": encoding_tables.participant_table(found),
-        "contrasts": encoding_tables.group_contrast_table(shown, in_full=False),
-        "all_contrasts": encoding_tables.group_contrast_table(rest, in_full=True),
+        "participants": participant_table(found),
+        "contrasts": group_contrast_table(shown, in_full=False),
+        "all_contrasts": group_contrast_table(rest, in_full=True),
         "scaling": scaling_table(_scaling(found)),
     }
 
@@ -189,15 +178,15 @@ def _tables(found: Encoding) -> dict[str, Table]:
 def _draw(root: Path, found: Encoding) -> Drawn:
     """Yield the figures for which there are data, each with its words."""
     drawn, styles = found.drawn, found.styles
-    group = encoding_tables.shown_contrasts(found)
+    group = shown_contrasts(found)
     group = group[group["model"].isin(drawn)].dropna(subset=["difference"])
     own = found.view("encodingParticipantContrasts")
     own = own[(own["modulation"] == BROADBAND) & (own["reference"] == found.reference)]
     if len(group) and len(own):
-        yield "gains", charts.group_gains(own, group, styles, drawn), encoding_words.gains(group)
+        yield "gains", charts.group_gains(own, group, styles, drawn), sentences.gains(group)
     yield from _draw_profiles(found)
     if len(scaling := _scaling(found)):
-        yield "scaling", charts.data_scaling(scaling), encoding_words.scaling(scaling)
+        yield "scaling", charts.data_scaling(scaling), sentences.scaling(scaling)
     gains = electrode_gains(found)
     shown = found.shown
     yield from draw_brains(shown[shown["model"] == found.main], gains[gains["model"] == found.main])
@@ -221,7 +210,7 @@ def _draw_profiles(found: Encoding) -> Drawn:
     if len(curves):
         curves = curves.assign(lag=curves["place_value"])
         figure = charts.lag_profile(curves, {}, styles, drawn)
-        yield "lags", figure, encoding_words.lags(curves, {})
+        yield "lags", figure, sentences.lags(curves, {})
     bands, profiles = _modulations(found)
     if len(bands) > 1 and profiles:
         names = [modulation_name(low, high) for low, high in bands]
@@ -229,7 +218,7 @@ def _draw_profiles(found: Encoding) -> Drawn:
         shaded = None if half is None else charts.nyquist_place(bands, half)
         label = "Band of modulation of the response (Hz)"
         figure = charts.category_profile(profiles, names, label, styles, drawn, shaded)
-        yield "modulations", figure, encoding_words.categories(profiles, names)
+        yield "modulations", figure, sentences.categories(profiles, names)
     if len(found.bands) > 1 and len(found.tables["encodingContrasts"].table):
         names = [band_words(band) for band in found.bands]
         tables = band_profiles(found, found.tables["encodingContrasts"].table)
@@ -237,10 +226,10 @@ def _draw_profiles(found: Encoding) -> Drawn:
         if profiles:
             label = "Carrier band of the response"
             figure = charts.category_profile(profiles, names, label, styles, drawn, joined=False)
-            yield "bands", figure, encoding_words.categories(profiles, names)
+            yield "bands", figure, sentences.categories(profiles, names)
     if profiles := _layers(found):
         figure = charts.layer_profile(profiles, styles, drawn)
-        yield "layers", figure, encoding_words.layer_peaks(profiles)
+        yield "layers", figure, sentences.layer_peaks(profiles)
 
 
 def _modulations(found: Encoding) -> tuple[list[tuple[float, float]], Profiles]:
@@ -293,7 +282,7 @@ def scaling_table(scaling: pd.DataFrame) -> Table:
             f"{row['seed']:g}",
             number(row["n_participants"], 0),
             charts.signed_number(row["difference"]),
-            encoding_words.interval(row["ci_low"], row["ci_high"], 4),
+            sentences.interval(row["ci_low"], row["ci_high"], 4),
         )
         for row in scaling.sort_values(["base", "amount", "seed"]).to_dict("records")
     ]
@@ -306,10 +295,10 @@ def scaling_table(scaling: pd.DataFrame) -> Table:
 def _draw_maps(root: Path, task: str) -> Drawn:
     if surfaces := _surfaces(root, task):
         values = [(m.title, np.concatenate(m.surface)) for m in surfaces if m.surface is not None]
-        yield "surface", brain_maps.surface_maps(surfaces), encoding_words.maps(values)
+        yield "surface", brain_maps.surface_maps(surfaces), sentences.maps(values)
     if volumes := _volumes(root, task):
         values = [(m.title, _volume_values(m.volume)) for m in volumes if m.volume is not None]
-        yield "volume", brain_maps.volume_maps(volumes), encoding_words.maps(values)
+        yield "volume", brain_maps.volume_maps(volumes), sentences.maps(values)
 
 
 def _map(name: str, path: Path, **where: Any) -> GroupMap:

@@ -10,14 +10,14 @@ import pandas as pd
 
 from bids_speechdecode.report.brain import Q
 from bids_speechdecode.report.charts import region_name
-from bids_speechdecode.report.encoding_figures import signed_number
-from bids_speechdecode.report.encoding_models import band_words, model_words
-from bids_speechdecode.report.encoding_results import (
+from bids_speechdecode.report.encoding.figures import signed_number
+from bids_speechdecode.report.encoding.models import band_words, model_words
+from bids_speechdecode.report.encoding.results import (
     BROADBAND,
     Encoding,
     gains_of,
 )
-from bids_speechdecode.report.encoding_tables import shown_contrasts
+from bids_speechdecode.report.encoding.tables import shown_contrasts
 from bids_speechdecode.report.page import (
     clock,
     count,

@@ -43,11 +43,11 @@ from bids_speechdecode.errors import UsageError
 from bids_speechdecode.progress import Progress
 from bids_speechdecode.steps.context import WORK
 from bids_speechdecode.steps.speech_model_names import FOLDER
-from bids_speechdecode.steps.stories import (
-    Listener,
+from bids_speechdecode.steps.tuning.stories import (
+    ParticipantBold,
     PlannedStory,
     StorySplit,
-    load_listener,
+    load_bold,
     plan_stories,
     split_stories,
 )
@@ -202,10 +202,10 @@ class Group:
         return sorted({run.participant for run in self.runs})
 
     @cached_property
-    def listeners(self) -> list[Listener]:
+    def everybody(self) -> list[ParticipantBold]:
         """Clean BOLD of everybody, all in memory: 4 bytes per voxel and volume."""
         heard = self.split.all
-        return [load_listener(p, heard, self.config.fmri) for p in self.participants]
+        return [load_bold(p, heard, self.config.fmri) for p in self.participants]
 
     def stories(self, planned: Sequence[PlannedStory]) -> list[Story]:
         """Return stories with their sound and BOLD."""
@@ -215,9 +215,9 @@ class Group:
                 self._wave(story.audio),
                 story.times,
                 {
-                    listener.participant: listener.bold[story.name]
-                    for listener in self.listeners
-                    if story.name in listener.bold
+                    one.participant: one.bold[story.name]
+                    for one in self.everybody
+                    if story.name in one.bold
                 },
                 story.hearings[0].run.tr,
             )
@@ -232,7 +232,7 @@ class Group:
     def release(self) -> None:
         """Let go of sound and BOLD."""
         self._waves.clear()
-        self.__dict__.pop("listeners", None)
+        self.__dict__.pop("everybody", None)
 
     def untuned(self) -> LayeredModel:
         """Load the model that is tuned; in single precision, or its gradients would vanish."""
@@ -427,9 +427,9 @@ def _describe(
         "TrainingVolumes": {
             p: sum(len(s.bold[p]) for s in training if p in s.bold) for p in group.participants
         },
-        "Voxels": {x.participant: len(x.voxels.index) for x in group.listeners},
-        "ConstantVoxels": {x.participant: x.voxels.n_constant for x in group.listeners},
-        "Confounds": {x.participant: x.confounds for x in group.listeners},
+        "Voxels": {x.participant: len(x.voxels.index) for x in group.everybody},
+        "ConstantVoxels": {x.participant: x.voxels.n_constant for x in group.everybody},
+        "Confounds": {x.participant: x.confounds for x in group.everybody},
         "Epoch": tuned.epoch,
         "ValidationR": tuned.validation_r,
         "ValidationRUntuned": tuned.validation_r_untuned,

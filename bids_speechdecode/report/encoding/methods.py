@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bids_speechdecode.report.encoding_models import CONTROL_TO_WORDS, band_words, split_label
-from bids_speechdecode.report.encoding_results import Encoding
+from bids_speechdecode.report.encoding.models import CONTROL_TO_WORDS, band_words, split_label
+from bids_speechdecode.report.encoding.results import Encoding
 from bids_speechdecode.report.methods import SPEECH_MODELS, Settings, read_settings
 from bids_speechdecode.report.references import ENCODING_REFERENCES, REFERENCES, Reference
 from bids_speechdecode.report.results import settings_file

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bids_speechdecode.encoding.contrasts import (
+from bids_speechdecode.encoding.power import (
     POWER,
     minimum_detectable_difference,
     units_needed,

@@ -10,9 +10,9 @@ import pandas as pd
 
 from bids_speechdecode.report.brain import Q
 from bids_speechdecode.report.charts import region_name
-from bids_speechdecode.report.encoding_figures import modulation_name, signed_number
-from bids_speechdecode.report.encoding_models import Model, band_words, model_words
-from bids_speechdecode.report.encoding_results import BROADBAND, Encoding, electrode_gains
+from bids_speechdecode.report.encoding.figures import modulation_name, signed_number
+from bids_speechdecode.report.encoding.models import Model, band_words, model_words
+from bids_speechdecode.report.encoding.results import BROADBAND, Encoding, electrode_gains
 from bids_speechdecode.report.page import (
     DASH,
     Table,

@@ -14,13 +14,13 @@ from bids_speechdecode.config import Config, Request
 from bids_speechdecode.errors import DataError, UsageError
 from bids_speechdecode.report.console import format_encoding
 from bids_speechdecode.steps.context import Context
-from bids_speechdecode.steps.encode import SUFFIX, encode
-from bids_speechdecode.steps.frames import make_features
+from bids_speechdecode.steps.encoding.frames import make_features
+from bids_speechdecode.steps.encoding.responses import make_responses
+from bids_speechdecode.steps.encoding.score import SUFFIX, encode
+from bids_speechdecode.steps.encoding.sounds import list_sounds
 from bids_speechdecode.steps.plan import PlannedRecording
 from bids_speechdecode.steps.report import report_participant
-from bids_speechdecode.steps.responses import make_responses
 from bids_speechdecode.steps.select import foresee
-from bids_speechdecode.steps.sounds import list_sounds
 from bids_speechdecode.steps.speech_model_names import FOLDER, MEL, name_models
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Encoding over participants: tables, contrasts between speech models, maps."""
