@@ -66,7 +66,7 @@ from bids_speechdecode.steps.record import (
 )
 from bids_speechdecode.steps.report import report_participant, show_participant
 from bids_speechdecode.steps.select import foresee, require_selected, select
-from bids_speechdecode.steps.tuning.tune import tune_models
+from bids_speechdecode.steps.tuning.tune import plan_tuning, tune_models
 
 log = logging.getLogger(__name__)
 
@@ -120,9 +120,11 @@ def _tune(request: Request, config: Config, command: str) -> int:
         )
     dataset, out, participants = _open(request, config, command)
     device = choose_device(config.run.device)
+    work_dir = request.work_dir or out.root / WORK
+    groups = plan_tuning(dataset, participants, config, work_dir, Progress(), device)
     if not request.dry_run:
         _open_output(out, request, config)
-    tune_models(dataset, out, participants, request, config, Progress(), device)
+    tune_models(groups, out, dry_run=request.dry_run)
     return 0
 
 

@@ -21,15 +21,20 @@ from bids_speechdecode.audio.speech_models import load_speech_model
 from bids_speechdecode.bids.dataset import open_dataset
 from bids_speechdecode.bids.derivatives import Derivatives
 from bids_speechdecode.cli import main
-from bids_speechdecode.config import Config, EncodingConfig, FmriConfig, Request, TargetConfig
+from bids_speechdecode.config import Config, EncodingConfig, FmriConfig, TargetConfig
 from bids_speechdecode.encoding.fmri_tuning import Story
-from bids_speechdecode.encoding.refit import ALPHAS, StoryFeatures
+from bids_speechdecode.encoding.listener import hear_story
+from bids_speechdecode.encoding.refit import ALPHAS, StoryFeatures, held_out_score
 from bids_speechdecode.encoding.stories import prepare_story
-from bids_speechdecode.encoding.story_scores import hear_story, score_test
 from bids_speechdecode.errors import DataError, MissingInputError, UsageError
 from bids_speechdecode.progress import Progress
 from bids_speechdecode.steps.tuning import tune as step
-from bids_speechdecode.steps.tuning.stories import PlannedStory, load_bold, split_stories
+from bids_speechdecode.steps.tuning.stories import (
+    PlannedStory,
+    keep_on_disk,
+    load_bold,
+    split_stories,
+)
 
 SHAPE = (3, 2, 2)
 TR = 2.0
@@ -106,16 +111,17 @@ def run_step(
     root: Path, out: Path, config: Config, participants: tuple[str, ...] = ("01", "02")
 ) -> list[Path]:
     derivatives = Derivatives(out, source=root, command="", simulated=False)
-    request = Request(root, out, "participant", "fmri-tuning")
-    return step.tune_models(
-        open_dataset(root), derivatives, participants, request, config, Progress(), "cpu"
+    groups = step.plan_tuning(
+        open_dataset(root), participants, config, out / ".work", Progress(), "cpu"
     )
+    return step.tune_models(groups, derivatives)
 
 
 def plan(root: Path, config: Config) -> step.Group:
     dataset = open_dataset(root)
     runs = step.find_bold(dataset, ("01", "02"), config.fmri)
-    return step.Group("joint", runs, dataset, config, "cpu")
+    work_dir = root.parent / "work"
+    return step.Group("joint", runs, dataset, config, "cpu", work_dir, Progress())
 
 
 @pytest.fixture(scope="module")
@@ -396,6 +402,62 @@ def _z_scored(bold: np.ndarray, regressors: np.ndarray) -> np.ndarray:
     return residual / residual.std(axis=0)
 
 
+def test_constant_voxels_are_dropped_in_all_runs(made: Path, tmp_path: Path) -> None:
+    """All stories of a participant need the same voxels, and a constant one has no z-score."""
+    root = Path(shutil.copytree(made, tmp_path / "data"))
+    path = next(root.rglob("sub-01_task-story_run-1_*_bold.nii.gz"))
+    image = nibabel.load(path)
+    damaged = image.get_fdata()
+    damaged[0, 0, 0] = 5.0
+    damaged[1, 0, 1, 3] = np.nan
+    nibabel.save(nibabel.Nifti1Image(damaged, image.affine, image.header), path)
+    config = configure(root)
+    whole, kept = (
+        load_bold("01", plan(home, configure(home)).split.all, config.fmri) for home in (made, root)
+    )
+    lost = {int(np.ravel_multi_index(ijk, SHAPE)) for ijk in ((0, 0, 0), (1, 0, 1))}
+    assert set(whole.voxels.index.tolist()) - set(kept.voxels.index.tolist()) == lost
+    assert kept.voxels.n_constant == 2
+    same = np.isin(whole.voxels.index, kept.voxels.index)
+    assert len(kept.bold) == len(STORIES)
+    for name, bold in kept.bold.items():
+        np.testing.assert_allclose(bold, whole.bold[name][:, same], atol=1e-5)
+
+
+def test_nothing_varies(made: Path, tmp_path: Path) -> None:
+    """An image of zeros is an export that failed."""
+    root = Path(shutil.copytree(made, tmp_path / "data"))
+    path = next(root.rglob("sub-01_task-story_run-1_*_bold.nii.gz"))
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(0 * image.get_fdata() + 7, image.affine, image.header), path)
+    config = configure(root)
+    with pytest.raises(DataError, match="No voxel varies"):
+        load_bold("01", plan(root, config).split.all, config.fmri)
+
+
+def test_bold_lies_on_disk_without_a_name(made: Path, tmp_path: Path) -> None:
+    """Hours of whole brains do not fit into memory, and a killed process must leave nothing."""
+    folder = tmp_path / "work"
+    array = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    mapped = keep_on_disk(array, folder)
+    assert list(folder.iterdir()) == []
+    assert not mapped.flags.writeable
+    np.testing.assert_array_equal(mapped, array)
+    kept: list[np.ndarray] = []
+
+    def keep(values: np.ndarray) -> np.ndarray:
+        kept.append(keep_on_disk(values, folder))
+        return kept[-1]
+
+    config = configure(made)
+    bold = load_bold("01", plan(made, config).split.all, config.fmri, keep).bold
+    assert len(kept) == len(STORIES)
+    assert all(any(values is one for one in kept) for values in bold.values())
+    story = Story("a", np.zeros(16000 * 30, np.float32), np.arange(12) * TR, {"01": kept[0]}, TR)
+    prepared = prepare_story(story, config.fmri, 1.0)
+    assert np.shares_memory(prepared.bold["01"], kept[0])
+
+
 def test_the_story_is_too_short_for_the_delays(made: Path, tmp_path: Path) -> None:
     """Fewer samples than lags: said with the run, not as a shape that does not fit."""
     with pytest.raises(DataError, match="delays") as error:
@@ -429,7 +491,7 @@ def test_scores_are_those_of_scikit_learn() -> None:
 
     models = [Ridge(alpha=a * len(x)).fit((x - mean) / spread, y) for a in ALPHAS]
     best = max(models, key=lambda model: correlate(model, validation).mean())
-    found = score_test(training, validation, test)["01"]
+    found = held_out_score(training, validation, test)["01"]
     np.testing.assert_allclose(found, correlate(best, test), atol=1e-6)
 
 
@@ -438,7 +500,7 @@ def test_who_has_no_test_story_has_no_score() -> None:
     x = torch.randn(9, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     both = StoryFeatures(x, {"01": x.numpy(), "02": x.numpy()})
     one = StoryFeatures(x, {"01": x.numpy()})
-    assert list(score_test([both], [both], [one])) == ["01"]
+    assert list(held_out_score([both], [both], [one])) == ["01"]
 
 
 @pytest.mark.parametrize("token", ["first", "last", "mean"])
@@ -457,7 +519,7 @@ def test_a_story_is_heard_in_windows_that_end_at_their_time(token: str) -> None:
     bold = np.random.default_rng(0).normal(size=(14, 3))
     heard = Story("a", wave, np.arange(14) * 2.0 + 1, {"01": bold})
     story = prepare_story(heard, replace(TINY, stride=0.25), 1.0)
-    features = np.asarray(hear_story(Clock(), story, 1.0, token).features)  # type: ignore[arg-type]
+    features = np.asarray(hear_story(Clock(), story, 1.0, token))  # type: ignore[arg-type]
     lead = {"first": 0.9, "last": 0.0, "mean": 0.45}[token]
     middle = features[4:-4]
     np.testing.assert_allclose(middle[:, 0] - middle[:, 1], TR, atol=0.02)
@@ -559,10 +621,10 @@ def test_codes_and_messages_of_the_command(
 
 def test_a_dry_run_writes_nothing(made: Path, tmp_path: Path) -> None:
     """It says what would be tuned."""
-    request = Request(made, tmp_path / "out", "participant", "fmri-tuning", dry_run=True)
     out = Derivatives(tmp_path / "out", source=made, command="", simulated=False)
-    (folder,) = step.tune_models(
-        open_dataset(made), out, ("01",), request, configure(made), Progress(), "cpu"
+    groups = step.plan_tuning(
+        open_dataset(made), ("01",), configure(made), out.root / ".work", Progress(), "cpu"
     )
+    (folder,) = step.tune_models(groups, out, dry_run=True)
     assert folder == tmp_path / "out" / "speechmodels" / "joint"
     assert not (tmp_path / "out").exists()

@@ -160,12 +160,12 @@ def _surface_series(path: Path) -> np.ndarray:
 
 def read_images(
     runs: Sequence[ImageFiles], kind: Kind, space: str
-) -> tuple[list[np.ndarray], Voxels]:
-    """Return the BOLD of all runs of one participant in the same voxels.
+) -> tuple[Voxels, Iterator[np.ndarray]]:
+    """Return the voxels of one participant, and the BOLD of one run after the other in them.
 
-    The voxels are those inside the masks of all runs, less those that are constant or not
-    finite in any. A volume without mask gets one from its mean intensity: the largest connected
-    part above the threshold between background and brain (`nilearn.masking.compute_epi_mask`).
+    The voxels are those inside the masks of all runs. A volume without mask gets one from its
+    mean intensity: the largest connected part above the threshold between background and brain
+    (`nilearn.masking.compute_epi_mask`).
 
     Parameters
     ----------
@@ -176,42 +176,24 @@ def read_images(
 
     Returns
     -------
-    bold : list of array of float32, shape (n_volumes, n_voxels)
-        In the unit of the images.
     voxels : Voxels
+    bold : iterator of array of float32, shape (n_volumes, n_voxels)
+        In the unit of the images; a run is read when it is asked for.
 
     Raises
     ------
     DataError
-        If mask and image, or the images of two runs, lie on other grids; if a mask is empty; or
-        if no voxel varies.
+        If mask and image, or the images of two runs, lie on other grids, or if a mask is empty.
     """
-    if kind == "volume":
-        arrays, voxels = _read_volumes(runs, space)
-    elif kind == "grayordinates":
-        arrays, voxels = _read_grayordinates(runs, space)
-    else:
-        arrays, voxels = _read_surfaces(runs, space)
-    good = np.logical_and.reduce([_varies(array) for array in arrays])
-    if not good.any():
-        raise DataError(
-            "No voxel varies over time in all runs of a participant.",
-            expected="BOLD",
-            found=f"{len(good)} voxels, each constant or not finite in some run",
-            where=runs[0].images[0],
-            fix="look at the images; leave out runs that are empty",
-        )
-    kept = voxels.keep(good)
-    return [a if good.all() else a[:, good] for a in arrays], kept
+    read = {
+        "volume": _read_volumes,
+        "grayordinates": _read_grayordinates,
+        "surface": _read_surfaces,
+    }
+    return read[kind](runs, space)
 
 
-def _varies(array: np.ndarray) -> np.ndarray:
-    """Return which columns are finite and not constant."""
-    with np.errstate(invalid="ignore"):
-        return np.isfinite(array).all(axis=0) & (np.ptp(array, axis=0) > 0)
-
-
-def _read_volumes(runs: Sequence[ImageFiles], space: str) -> tuple[list[np.ndarray], Voxels]:
+def _read_volumes(runs: Sequence[ImageFiles], space: str) -> tuple[Voxels, Iterator[np.ndarray]]:
     images = [_load(run.images[0]) for run in runs]
     for run, image in zip(runs, images, strict=True):
         _require_grid(image, images[0], run.images[0], runs[0].images[0], "The images of two runs")
@@ -228,7 +210,7 @@ def _read_volumes(runs: Sequence[ImageFiles], space: str) -> tuple[list[np.ndarr
     ijk = np.column_stack(np.unravel_index(index, mask.shape))
     position = nibabel.affines.apply_affine(images[0].affine, ijk)
     voxels = Voxels("volume", space, index, np.full(len(index), "volume"), position)
-    return [_inside(run, mask) for run in runs], voxels
+    return voxels, (_inside(run, mask) for run in runs)
 
 
 def _require_grid(image: Any, other: Any, path: Path, other_path: Path, what: str) -> None:
@@ -303,40 +285,45 @@ def _inside(run: ImageFiles, mask: np.ndarray) -> np.ndarray:
     return bold
 
 
-def _read_grayordinates(runs: Sequence[ImageFiles], space: str) -> tuple[list[np.ndarray], Voxels]:
-    images = [_load(run.images[0]) for run in runs]
-    models = [_axes(image, run.images[0])[1] for image, run in zip(images, runs, strict=True)]
+def _read_grayordinates(
+    runs: Sequence[ImageFiles], space: str
+) -> tuple[Voxels, Iterator[np.ndarray]]:
+    models = [_axes(_load(run.images[0]), run.images[0])[1] for run in runs]
     for run, model in zip(runs, models, strict=True):
         if model != models[0]:
             raise _other_voxels(run.images[0], runs[0].images[0])
-    arrays = []
-    for run, image in zip(runs, images, strict=True):
-        try:
-            part = np.asarray(image.dataobj[run.first : run.first + run.n_volumes], np.float32)
-        except (OSError, EOFError, ValueError) as error:
-            raise _unreadable(run.images[0], error) from error
-        arrays.append(part)
     axis = models[0]
     names = np.array([str(name).removeprefix("CIFTI_STRUCTURE_").lower() for name in axis.name])
     position = np.full((len(names), 3), np.nan)
     in_volume = np.asarray(axis.volume_mask)
     if in_volume.any():
         position[in_volume] = nibabel.affines.apply_affine(axis.affine, axis.voxel[in_volume])
-    return arrays, Voxels("grayordinates", space, np.arange(len(names)), names, position)
+    voxels = Voxels("grayordinates", space, np.arange(len(names)), names, position)
+    return voxels, (_grayordinates(run) for run in runs)
 
 
-def _read_surfaces(runs: Sequence[ImageFiles], space: str) -> tuple[list[np.ndarray], Voxels]:
-    arrays, n_vertices = [], None
-    for run in runs:
-        sides = [_surface_series(path) for path in run.images]
-        n_vertices = n_vertices or [side.shape[1] for side in sides]
-        if [side.shape[1] for side in sides] != n_vertices:
-            raise _other_voxels(run.images[0], runs[0].images[0])
-        arrays.append(np.hstack(sides)[run.first : run.first + run.n_volumes])
-    n_left, n_right = n_vertices or (0, 0)
+def _grayordinates(run: ImageFiles) -> np.ndarray:
+    image = _load(run.images[0])
+    try:
+        return np.asarray(image.dataobj[run.first : run.first + run.n_volumes], np.float32)
+    except (OSError, EOFError, ValueError) as error:
+        raise _unreadable(run.images[0], error) from error
+
+
+def _read_surfaces(runs: Sequence[ImageFiles], space: str) -> tuple[Voxels, Iterator[np.ndarray]]:
+    n_vertices = [_surface_series(path).shape[1] for path in runs[0].images]
+    n_left, n_right = n_vertices
     structure = np.repeat(["left", "right"], [n_left, n_right])
     position = np.full((n_left + n_right, 3), np.nan)
-    return arrays, Voxels("surface", space, np.arange(len(structure)), structure, position)
+    voxels = Voxels("surface", space, np.arange(len(structure)), structure, position)
+    return voxels, (_vertices(run, n_vertices, runs[0]) for run in runs)
+
+
+def _vertices(run: ImageFiles, n_vertices: list[int], other: ImageFiles) -> np.ndarray:
+    sides = [_surface_series(path) for path in run.images]
+    if [side.shape[1] for side in sides] != n_vertices:
+        raise _other_voxels(run.images[0], other.images[0])
+    return np.hstack(sides)[run.first : run.first + run.n_volumes]
 
 
 def _other_voxels(path: Path, other: Path) -> DataError:

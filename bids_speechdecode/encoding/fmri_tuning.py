@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from bids_speechdecode.config import FmriConfig
-from bids_speechdecode.encoding.listener import Listener, Token, TunableModel
+from bids_speechdecode.encoding.listener import BATCH, Listener, Token, TunableModel
 from bids_speechdecode.encoding.lora import Adapters, AttachedLora
 from bids_speechdecode.encoding.refit import StoryFeatures, refit_score
 from bids_speechdecode.encoding.stories import (
@@ -81,7 +81,7 @@ def tune(
     context: float,
     token: Token,
     seed: int,
-    batch_size: int = 32,
+    batch_size: int = BATCH,
     resume: Mapping[str, Any] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     on_progress: Callable[[float], None] | None = None,

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bids_speechdecode.audio.context import shared_fronts
 from bids_speechdecode.audio.speech_models import WaveModel
-from bids_speechdecode.encoding.stories import PreparedStory
+from bids_speechdecode.encoding.stories import AUDIO_RATE, PreparedStory
 
 Token = Literal["first", "last", "mean"]
 
@@ -33,6 +33,9 @@ class TunableModel(Protocol):
     def frames(self, waves: torch.Tensor) -> torch.Tensor:
         """Return (B, n_frames, dimension), with gradient, of sound (B, n_samples)."""
         ...
+
+
+BATCH = 32  # windows of sound through the model at once
 
 
 class Listener:
@@ -93,3 +96,20 @@ class Listener:
         if self.token == "mean":
             return frames.mean(dim=1)
         return frames[:, 0 if self.token == "first" else -1]
+
+
+def hear_story(
+    model: TunableModel, story: PreparedStory, context: float, token: Token
+) -> torch.Tensor:
+    """Return the delayed features of a story's volumes, (n_rows, n_delays * d), on the CPU.
+
+    Parameters
+    ----------
+    model : TunableModel
+    story : PreparedStory
+    context : float, seconds
+        Length of the windows of sound, as the story was prepared with.
+    token : {"first", "last", "mean"}
+        Which frame stands for a window.
+    """
+    return Listener(model, round(context * AUDIO_RATE), token, BATCH).hear_all(story)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -122,7 +122,8 @@ def prepare_story(story: Story, settings: FmriConfig, context: float) -> Prepare
         story.wave,
         ends,
         lanczos_weights(times, heard[used].ravel(), cutoff=1 / unit),
-        {who: bold[used].astype(np.float32) for who, bold in story.bold.items()},
+        # A stretch, so that BOLD that lies on disk stays there.
+        {who: np.asarray(b[used[0] : used[-1] + 1], np.float32) for who, b in story.bold.items()},
         tuple(np.array_split(np.arange(len(used)), n_blocks)),
     )
 
@@ -152,8 +153,19 @@ def _check_story(story: Story) -> None:
             )
 
 
+Keep = Callable[[np.ndarray], np.ndarray]
+
+
+def in_memory(array: np.ndarray) -> np.ndarray:
+    """Return the array: the keeper of who has memory enough."""
+    return array
+
+
 def with_control(
-    stories: Sequence[Story], control: Control, rng: np.random.Generator
+    stories: Sequence[Story],
+    control: Control,
+    rng: np.random.Generator,
+    keep: Keep = in_memory,
 ) -> list[Story]:
     """Return stories whose BOLD was changed for comparison.
 
@@ -166,6 +178,8 @@ def with_control(
         story, with spectra and correlations over space kept. "stories": each sound with the BOLD
         of another story, cut to the shorter one.
     rng : numpy.random.Generator
+    keep : callable
+        Puts each changed array where it is to be kept and returns it from there.
 
     Raises
     ------
@@ -173,23 +187,23 @@ def with_control(
         If one story alone shall be shuffled, or stories of different repetition times.
     """
     if control == "downsampled":
-        return [_downsampled(story) for story in stories]
+        return [_downsampled(story, keep) for story in stories]
     if control == "phase":
-        return [_scrambled(story, rng) for story in stories]
+        return [_scrambled(story, rng, keep) for story in stories]
     return _shuffled(stories, rng)
 
 
-def _downsampled(story: Story) -> Story:
+def _downsampled(story: Story, keep: Keep) -> Story:
     bold = {}
     for who, values in story.bold.items():
         low, tr_times = downsample_bold(values, story.tr_times)
         spread = low.std(axis=0)
-        bold[who] = (low - low.mean(axis=0)) / np.where(spread > 0, spread, 1)
+        bold[who] = keep((low - low.mean(axis=0)) / np.where(spread > 0, spread, 1))
     return dataclasses.replace(story, tr_times=tr_times, bold=bold, tr=story.delay_unit)
 
 
-def _scrambled(story: Story, rng: np.random.Generator) -> Story:
-    bold = {who: randomise_phases(values, rng) for who, values in story.bold.items()}
+def _scrambled(story: Story, rng: np.random.Generator, keep: Keep) -> Story:
+    bold = {who: keep(randomise_phases(values, rng)) for who, values in story.bold.items()}
     return dataclasses.replace(story, bold=bold)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +17,7 @@ from bids_speechdecode.bids.derivatives import fingerprint
 from bids_speechdecode.bids.hearings import Hearing, group_by_story, list_hearings
 from bids_speechdecode.config import FmriConfig
 from bids_speechdecode.encoding.bold import clean_bold
+from bids_speechdecode.encoding.stories import Keep, in_memory
 from bids_speechdecode.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -196,47 +198,86 @@ class ParticipantBold:
     confounds: tuple[str, ...]
 
 
+def keep_on_disk(array: np.ndarray, folder: Path) -> np.ndarray:
+    """Return the array as a read-only map of a file in `folder`.
+
+    The file has no name, so that nothing of it is left however the process ends; it goes with the
+    array.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        array.tofile(file)
+        file.flush()
+        return np.asarray(np.memmap(file, array.dtype, "r", shape=array.shape))
+
+
 def load_bold(
-    participant: str, stories: Sequence[PlannedStory], settings: FmriConfig
+    participant: str,
+    stories: Sequence[PlannedStory],
+    settings: FmriConfig,
+    keep: Keep = in_memory,
+    on_progress: Callable[[float], None] | None = None,
 ) -> ParticipantBold:
-    """Read and clean what a participant's BOLD was during each story.
+    """Read and clean what a participant's BOLD was during each story, one run after the other.
 
     Each run is cut to the story, its confounds and drifts are removed, and it is z-scored;
     runs in which one participant heard the same are then averaged. Voxels that are constant in
     any run are left out of all.
 
+    Parameters
+    ----------
+    keep : callable
+        Puts each array where it is to be kept and returns it from there; see `keep_on_disk`.
+    on_progress : callable, optional
+        Called with 1 after each run.
+
     Raises
     ------
     DataError
-        As `read_images`, `read_confounds` and `clean_bold`.
+        As `read_images`, `read_confounds` and `clean_bold`; or if no voxel varies.
     """
     heard = [(s.name, h) for s in stories for h in s.hearings if h.run.participant == participant]
-    runs = [ImageFiles(h.run.images, h.run.mask, h.first, len(h.times)) for _, h in heard]
-    first = heard[0][1].run
-    arrays, voxels = read_images(runs, first.kind, first.space)
-    constant = np.zeros(len(voxels.index), dtype=bool)
-    names: tuple[str, ...] = ()
-    for k, (_, hearing) in enumerate(heard):
-        run = hearing.run
-        values, columns = read_confounds(run.confounds, settings.confounds, run.n_volumes)
-        names = tuple(dict.fromkeys([*names, *columns]))
-        part = values[hearing.first : hearing.first + len(hearing.times)]
-        arrays[k], flat = clean_bold(arrays[k], part if columns else None, run.tr)
-        constant |= flat
     if settings.confounds and any(h.run.confounds is None for _, h in heard):
         log.warning("sub-%s: runs without confounds; head motion is not removed", participant)
-    clean = [array[:, ~constant] if constant.any() else array for array in arrays]
-    grouped: dict[str, list[np.ndarray]] = {}
-    for (name, _), array in zip(heard, clean, strict=True):
-        grouped.setdefault(name, []).append(array)
-    bold = {name: _average(repeats) for name, repeats in grouped.items()}
+    files = [ImageFiles(h.run.images, h.run.mask, h.first, len(h.times)) for _, h in heard]
+    first = heard[0][1].run
+    voxels, arrays = read_images(files, first.kind, first.space)
+    constant = np.zeros(len(voxels.index), dtype=bool)
+    clean: dict[str, list[np.ndarray]] = {}
+    names: tuple[str, ...] = ()
+    for (name, hearing), array in zip(heard, arrays, strict=True):
+        z, flat, columns = _clean(hearing, array, settings)
+        clean.setdefault(name, []).append(keep(z))
+        constant |= flat
+        names = tuple(dict.fromkeys([*names, *columns]))
+        if on_progress is not None:
+            on_progress(1.0)
+    if constant.all():
+        raise DataError(
+            "No voxel varies over time in all runs of a participant.",
+            expected="BOLD",
+            found=f"{len(constant)} voxels, each constant or not finite in some run",
+            where=first.images[0],
+            fix="look at the images; leave out runs that are empty",
+        )
+    bold = {name: _average(repeats, ~constant, keep) for name, repeats in clean.items()}
     return ParticipantBold(participant, voxels.keep(~constant), bold, names)
 
 
-def _average(repeats: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mean of repeats, z-scored again; one run as it is."""
+def _clean(
+    hearing: Hearing, bold: np.ndarray, settings: FmriConfig
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return z-scored BOLD, which voxels are constant, and the names of the confounds."""
+    run = hearing.run
+    values, columns = read_confounds(run.confounds, settings.confounds, run.n_volumes)
+    part = values[hearing.first : hearing.first + len(hearing.times)]
+    return *clean_bold(bold, part if columns else None, run.tr), columns
+
+
+def _average(repeats: Sequence[np.ndarray], good: np.ndarray, keep: Keep) -> np.ndarray:
+    """Return the mean of repeats in good voxels, z-scored again; one whole run as it is."""
     if len(repeats) == 1:
-        return repeats[0]
-    mean = np.mean(repeats, axis=0)
+        return repeats[0] if good.all() else keep(repeats[0][:, good])
+    mean = np.mean([array[:, good] for array in repeats], axis=0)
     spread = mean.std(axis=0)
-    return (mean / np.where(spread > 0, spread, 1)).astype(np.float32)
+    return keep((mean / np.where(spread > 0, spread, 1)).astype(np.float32))

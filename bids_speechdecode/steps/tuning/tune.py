@@ -33,12 +33,13 @@ from bids_speechdecode.bids.derivatives import (
     write_sidecar,
     write_tsv,
 )
-from bids_speechdecode.config import Config, Control, FmriConfig, Request, TargetConfig
+from bids_speechdecode.config import Config, Control, FmriConfig, TargetConfig
 from bids_speechdecode.decoding.checkpoint import read_state, write_state
 from bids_speechdecode.encoding.fmri_tuning import Story, Tuned, tune, with_amount, with_control
+from bids_speechdecode.encoding.listener import hear_story
 from bids_speechdecode.encoding.lora import save_adapters
+from bids_speechdecode.encoding.refit import StoryFeatures, held_out_score
 from bids_speechdecode.encoding.stories import AUDIO_RATE, prepare_story
-from bids_speechdecode.encoding.story_scores import hear_story, score_test
 from bids_speechdecode.errors import UsageError
 from bids_speechdecode.progress import Progress
 from bids_speechdecode.steps.context import WORK
@@ -47,6 +48,7 @@ from bids_speechdecode.steps.tuning.stories import (
     ParticipantBold,
     PlannedStory,
     StorySplit,
+    keep_on_disk,
     load_bold,
     plan_stories,
     split_stories,
@@ -105,30 +107,24 @@ def list_variants(settings: FmriConfig) -> list[Variant]:
     return list(dict.fromkeys(variants))
 
 
-def tune_models(
+def plan_tuning(
     dataset: Dataset,
-    out: Derivatives,
     participants: Sequence[str],
-    request: Request,
     config: Config,
+    work_dir: Path,
     progress: Progress,
     device: str,
-) -> list[Path]:
-    """Tune every speech model that the settings ask for and that is not current.
-
-    Returns
-    -------
-    folders : list of path
-        Of all tuned models, current ones too.
+) -> list[Group]:
+    """Return whose BOLD models are tuned on, with their stories; nothing is written.
 
     Raises
     ------
     UsageError
         If the target has no weights to tune, or several tasks or spaces are there and none named.
     MissingInputError
-        If there are no functional runs, or audio or the speech model is absent.
+        If there are no functional runs, or audio is absent.
     DataError
-        If functional runs, events, masks or confounds do not fit, or there are too few stories.
+        If functional runs and events do not fit, or there are too few stories.
     """
     _require_weights(config.target)
     runs = find_bold(
@@ -138,18 +134,37 @@ def tune_models(
         sessions=config.inputs.sessions,
         runs=config.inputs.runs,
     )
-    work_dir = request.work_dir or out.root / WORK
     groups = [
-        Group(who, tuple(some), dataset, config, device) for who, some in _groups(runs, config)
+        Group(who, tuple(some), dataset, config, device, work_dir / FOLDER, progress)
+        for who, some in _groups(runs, config)
     ]
     for group in groups:  # whatever is wrong with the stories of any shows before hours of work
         log.info("%s", group.describe())
-    variants = list_variants(config.fmri)
+    return groups
+
+
+def tune_models(groups: Sequence[Group], out: Derivatives, *, dry_run: bool = False) -> list[Path]:
+    """Tune every speech model that the settings ask for and that is not current.
+
+    Returns
+    -------
+    folders : list of path
+        Of all tuned models, current ones too.
+
+    Raises
+    ------
+    MissingInputError
+        If the speech model is absent.
+    DataError
+        If images, masks or confounds do not fit.
+    """
+    folders = []
     for group in groups:
-        for variant in variants:
-            _tune_one(group, variant, out, work_dir, progress, request.dry_run)
+        for variant in list_variants(group.config.fmri):
+            _tune_one(group, variant, out, dry_run)
+            folders.append(folder_of(out, variant.label(group.who)))
         group.release()
-    return [folder_of(out, v.label(group.who)) for group in groups for v in variants]
+    return folders
 
 
 def folder_of(out: Derivatives, label: str) -> Path:
@@ -188,6 +203,8 @@ class Group:
     dataset: Dataset
     config: Config
     device: str
+    work_dir: Path
+    progress: Progress
     _waves: dict[Path, np.ndarray] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -203,9 +220,18 @@ class Group:
 
     @cached_property
     def everybody(self) -> list[ParticipantBold]:
-        """Clean BOLD of everybody, all in memory: 4 bytes per voxel and volume."""
-        heard = self.split.all
-        return [load_bold(p, heard, self.config.fmri) for p in self.participants]
+        """Clean BOLD of everybody; on disk, 4 bytes per voxel and volume."""
+        return [self._bold_of(participant) for participant in self.participants]
+
+    def _bold_of(self, participant: str) -> ParticipantBold:
+        heard, settings = self.split.all, self.config.fmri
+        n_runs = sum(h.run.participant == participant for s in heard for h in s.hearings)
+        with self.progress.task("bold", f"sub-{participant}", n_runs) as advance:
+            return load_bold(participant, heard, settings, self.keep, advance)
+
+    def keep(self, array: np.ndarray) -> np.ndarray:
+        """Return an array from the disk, where it stays as long as it is used."""
+        return keep_on_disk(array, self.work_dir)
 
     def stories(self, planned: Sequence[PlannedStory]) -> list[Story]:
         """Return stories with their sound and BOLD."""
@@ -226,7 +252,7 @@ class Group:
 
     def _wave(self, path: Path) -> np.ndarray:
         if path not in self._waves:
-            self._waves[path] = read_audio(path, rate=AUDIO_RATE)
+            self._waves[path] = self.keep(read_audio(path, rate=AUDIO_RATE))
         return self._waves[path]
 
     def release(self) -> None:
@@ -250,12 +276,16 @@ class Group:
 
         Whatever the model was tuned on, it is refitted to the real BOLD of all training stories.
         """
+        train, validation, test = (
+            self._hear(model, part)
+            for part in (self.split.train, self.split.validation, self.split.test)
+        )
+        return held_out_score(train, validation, test, self.device)
+
+    def _hear(self, model: LayeredModel, planned: Sequence[PlannedStory]) -> list[StoryFeatures]:
         context, token = self.config.encoding.context, self.config.encoding.token
-        parts = []
-        for planned in (self.split.train, self.split.validation, self.split.test):
-            prepared = [prepare_story(s, self.config.fmri, context) for s in self.stories(planned)]
-            parts.append([hear_story(model, story, context, token) for story in prepared])
-        return score_test(*parts)
+        stories = [prepare_story(s, self.config.fmri, context) for s in self.stories(planned)]
+        return [StoryFeatures(hear_story(model, s, context, token), s.bold) for s in stories]
 
     def signature(self, variant: Variant) -> str:
         """Return what decides a tuned model."""
@@ -303,14 +333,8 @@ def essential(settings: FmriConfig) -> FmriConfig:
 # ----------------------------------------------------------------------------- a model
 
 
-def _tune_one(
-    group: Group,
-    variant: Variant,
-    out: Derivatives,
-    work_dir: Path,
-    progress: Progress,
-    dry_run: bool,
-) -> None:
+def _tune_one(group: Group, variant: Variant, out: Derivatives, dry_run: bool) -> None:
+    progress = group.progress
     label, key = variant.label(group.who), group.signature(variant)
     history = folder_of(out, label) / "tuning.tsv"
     if out.is_current(history, key):
@@ -319,7 +343,7 @@ def _tune_one(
     if dry_run:
         progress.skip("tune", label, "would be tuned")
         return
-    state = work_dir / FOLDER / f"{label}-{key[:16]}.checkpoint"
+    state = group.work_dir / f"{label}-{key[:16]}.checkpoint"
     with progress.task("tune", label, 1.0) as advance:
         training, tuned = _fit(group, variant, state, _shares(advance))
         invalidate(history)  # from here until the sidecar is written, the folder is unfinished
@@ -348,7 +372,7 @@ def _fit(
         # Both together: choosing the epoch must not see the real BOLD either, and a single
         # validation story could not be shuffled.
         rng = np.random.default_rng([seed + variant.seed, 9])
-        changed = with_control([*training, *validation], variant.control, rng)
+        changed = with_control([*training, *validation], variant.control, rng, group.keep)
         training, validation = changed[: len(training)], changed[len(training) :]
     tuned = tune(
         group.untuned(),
