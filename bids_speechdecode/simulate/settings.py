@@ -89,7 +89,6 @@ PAIR_PRESETS = {
         podcast_minutes=1.0,
         stories=4,
         story_minutes=0.5,
-        voxels=4,
     ),
 }
 
