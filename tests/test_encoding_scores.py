@@ -46,7 +46,8 @@ def test_scores_equal_scipy_and_sklearn():
     for electrode in range(4):
         x, y = prediction[:, electrode], response[:, electrode]
         both = np.isfinite(x) & np.isfinite(y)
-        expected = stats.pearsonr(x[both], y[both])[0], r2_score(y[both], x[both])
+        x, y = x[both], y[both]
+        expected = stats.pearsonr(x, y)[0], r2_score(y - y.mean(), x - x.mean())
         assert correlate(prediction, response)[electrode] == pytest.approx(expected[0])
         assert r2(prediction, response)[electrode] == pytest.approx(expected[1])
 
@@ -86,6 +87,26 @@ def test_intercepts_of_folds_do_not_lower_r():
     r = correlate(prediction, response, folds)
     assert abs(r.mean()) < 3 * r.std() / np.sqrt(200)
     assert correlate(prediction, response).mean() < -0.1
+
+
+def test_drift_between_folds_does_not_lower_r2():
+    # A drift moves the level of each fold, which no model of the sound can know: r2 and r must not
+    # disagree about whether something was predicted.
+    rng = np.random.default_rng(13)
+    driven, folds = slow_noise(rng, 4000, 4), np.repeat(np.arange(4), 1000)
+    response = driven + 2 * slow_noise(rng, 4000, 4)
+    still = r2(0.8 * driven, response, folds)
+    assert (still > 0.1).all()
+    drift = np.array([-3.0, 5.0, 1.0, -2.0])[folds, None]
+    np.testing.assert_allclose(r2(0.8 * driven - drift, response + drift, folds), still)
+    x, y = (
+        np.concatenate(
+            [values[folds == fold, 0] - values[folds == fold, 0].mean() for fold in range(4)]
+        )
+        for values in (0.8 * driven, response)
+    )
+    assert still[0] == pytest.approx(1 - ((y - x) ** 2).sum() / (y**2).sum())
+    assert r2(np.ones_like(response), response + drift, folds) == pytest.approx(np.zeros(4))
 
 
 def test_shapes_that_do_not_fit_are_named():

@@ -62,18 +62,19 @@ def correlate(
 def r2(prediction: np.ndarray, response: np.ndarray, folds: ArrayLike | None = None) -> np.ndarray:
     """Return the fraction of the response's variance that each electrode's prediction explains.
 
-    ``1 - sum (y - p)^2 / sum (y - mean(y))^2``, with the mean within folds as in `correlate`.
-    Below zero where the prediction is worse than the held-out mean; NaN as in `correlate`, save
-    that a constant prediction has a value.
+    ``1 - sum (y - x)^2 / sum y^2`` with ``x`` and ``y`` the deviations from the mean of the fold a
+    sample belongs to (of all samples without `folds`). Means are removed from the prediction too,
+    for the level of a fold that was held out is none of the stimulus: with a slow drift the wrong
+    level would outweigh what is predicted within the fold.
+    Below zero where the prediction is worse than none; NaN as in `correlate`, save that a constant
+    prediction has a value, 0.
     """
     check_shapes(prediction, response, folds)
     values = np.empty(response.shape[1])
     for some in chunk_electrodes(*response.shape):
-        p, y = prediction[:, some].astype(float), response[:, some].astype(float)
-        _, deviations, used = paired_deviations(p, y, folds)
+        x, y, used = paired_deviations(prediction[:, some], response[:, some], folds)
         with np.errstate(invalid="ignore"):
-            errors = np.where(used, y - p, 0.0)
-            values[some] = 1 - (errors**2).sum(0) / (deviations**2).sum(0)
+            values[some] = 1 - _multiply(y - x, y - x) / _multiply(y, y)
         values[some][used.sum(0) < FEWEST_SAMPLES] = np.nan
     return values
 
