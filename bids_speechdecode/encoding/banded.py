@@ -32,7 +32,8 @@ class Banded:
     Attributes
     ----------
     r2_joint, r2_nuisance, r2_model : array, shape (T,)
-        1 - (squared error / squared deviation), mean over outer folds; NaN without a score.
+        1 - (squared error / squared deviation), means removed within the fold from prediction and
+        response, mean over outer folds; NaN without a score.
     unique_model, unique_nuisance : array, shape (T,)
         `r2_joint` less the other band's r2. Held-out, hence it may fall below zero.
     r_joint, r_nuisance, r_model : array, shape (T,)

@@ -16,7 +16,12 @@ from scipy import stats
 
 from bids_speechdecode.encoding.nulls import BLOCK, false_discovery_rate
 from bids_speechdecode.encoding.power import minimum_detectable_difference
-from bids_speechdecode.encoding.scores import centre, check_shapes, chunk_electrodes, membership
+from bids_speechdecode.encoding.scores import (
+    check_shapes,
+    chunk_electrodes,
+    membership,
+    standardise,
+)
 from bids_speechdecode.statistics import label_blocks
 
 DRAWS_AT_ONCE = 2_000_000  # values of one sum over resampled blocks
@@ -235,9 +240,8 @@ def _sum_over_blocks(
     parts = []
     for some in chunk_electrodes(*response.shape):
         a, b, y = (
-            centre(signal[:, some].astype(float), used[:, some], folds) for signal in signals
+            standardise(signal[:, some].astype(float), used[:, some], folds) for signal in signals
         )
-        a, b = _standardise(a), _standardise(b)  # so that swapping them is fair
         ones = used[:, some].astype(float)
         parts.append([blocks @ z for z in (ones, y, y * y, a, a * a, a * y, b, b * b, b * y)])
     return _Sums(*(np.concatenate(sums, axis=1) for sums in zip(*parts, strict=True)))
@@ -253,11 +257,6 @@ def _label_samples(
     onsets = np.flatnonzero(used) / rate
     blocks[used] = label_blocks(onsets, sources[used], duration=1 / rate, block=block)
     return blocks
-
-
-def _standardise(deviations: np.ndarray) -> np.ndarray:
-    size = np.sqrt((deviations**2).mean(axis=0))
-    return deviations / np.where(size > 0, size, 1.0)
 
 
 def _bootstrap(sums: _Sums, n_bootstrap: int, rng: np.random.Generator) -> np.ndarray:

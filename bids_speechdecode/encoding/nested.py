@@ -21,7 +21,6 @@ from bids_speechdecode.encoding.grams import (
     Block,
     Features,
     Responses,
-    measure_spread,
     pool_features,
     pool_responses,
     sum_responses,
@@ -231,7 +230,6 @@ def _validate(
 ) -> Tensor:
     """Return the score of an inner fold at each penalty, shape (A, T)."""
     features = [problem.features[k] for k in train]
-    apart_x = (problem.features[inner].mean - pool_features(features).mean) * scale
     parts = []
     for some in chunks(len(scale), problem.n_targets):
         pooled = pool_responses(features, [sums[k].columns(some) for k in train])
@@ -240,7 +238,7 @@ def _validate(
         if criterion == "r":
             parts.append(held_out.correlate(*products))
         else:
-            parts.append(held_out.explain(*products, apart_x, held.mean - pooled.mean))
+            parts.append(held_out.explain(*products))
     return torch.cat(parts, dim=1)
 
 
@@ -303,13 +301,14 @@ def _predict(
     r, r2 = torch.empty_like(alpha), torch.empty_like(alpha)
     for k, (weights, mean_x, mean_y) in enumerate(fits):
         block = problem.blocks[k]
-        level = mean_y - block.offset + (block.features.mean - mean_x) @ weights
-        held = torch.addmm(level[:, None], weights.T, block.x.T)  # (T, m)
+        held = weights.T @ block.x.T  # (T, m)
+        # Scores do not depend on the level, which may be so much larger than what is predicted
+        # about it that float32 has no digits left for that: it comes last.
         r[k], r2[k] = score(block.responses(lag[k]), held, block.offset)
         unknown = alpha[k].isnan() | problem.broken
         r[k, unknown] = r2[k, unknown] = torch.nan
         held[unknown] = torch.nan
-        held += block.offset[:, None]
+        held += (mean_y + (block.features.mean - mean_x) @ weights)[:, None]
         _place(prediction, held, block, lag[k])
     alpha = alpha.masked_fill(problem.broken, torch.nan)
     return Fit(alpha, scaling, r, r2, prediction.T, [weights for weights, _, _ in fits])
@@ -325,6 +324,9 @@ def _place(prediction: Tensor, held: Tensor, block: Block, lag: np.ndarray) -> N
 def score(y: Tensor, prediction: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """Return correlation and 1 - (squared error / squared deviation), (T,); NaN if y is constant.
 
+    Means are removed from both, before anything is squared: a level that drifts must neither count
+    as error nor take the digits of float32 from what varies about it.
+
     Parameters
     ----------
     y, prediction : Tensor, shape (T, m)
@@ -333,21 +335,21 @@ def score(y: Tensor, prediction: Tensor, offset: Tensor) -> tuple[Tensor, Tensor
     Examples
     --------
     >>> y = torch.tensor([[0.0, 1.0, 2.0]])
-    >>> [round(float(s), 6) for s in score(y, 2 * y, torch.zeros(1))]
-    [1.0, -1.5]
+    >>> [round(float(s), 6) for s in score(y, 1.5 * y + 7, torch.zeros(1))]
+    [1.0, 0.75]
     """
-    m = y.shape[1]
-    mean, yy = measure_spread(y)
-    mean_p, pp = measure_spread(prediction)
-    error = torch.linalg.vector_norm(y - prediction, dim=1).square()
-    both = torch.linalg.vecdot(y, prediction) - m * mean * mean_p
+    m, mean = y.shape[1], y.mean(1)
+    centred, moving = y - mean[:, None], prediction - prediction.mean(1, keepdim=True)
+    yy = torch.linalg.vector_norm(centred, dim=1).square()
+    pp = torch.linalg.vector_norm(moving, dim=1).square()
+    both = torch.linalg.vecdot(centred, moving)
     # A constant is a constant, also where rounding leaves some dust of it.
-    varies = yy > 1e-12 * m * offset.square()
+    varies = yy > 1e-12 * m * (offset.square() + mean.square())
     # A heavy penalty makes predictions tiny, and still they may correlate: what counts is how much
     # they vary beside their own size.
     moves = pp > 1e-10 * prediction.square().sum(dim=1)
     r = torch.where(varies & moves, both / (yy.sqrt() * pp.sqrt()), torch.nan)
-    return r.double(), torch.where(varies, 1 - error / yy, torch.nan).double()
+    return r.double(), torch.where(varies, (2 * both - pp) / yy, torch.nan).double()
 
 
 def as_tensor(values: ArrayLike, device: str | torch.device) -> Tensor:

@@ -2,6 +2,13 @@
 
 Neighbouring samples are alike in prediction and response, so shuffled samples would be a far too
 easy null. Here the response is moved as a whole, or in blocks, against the prediction.
+
+Predictions of different folds are not independent: what two folds have in common by chance enters
+twice, once when one is held out and once when the other is. If nothing is to be found, and A and B
+are these two, then ``var(A + B) <= 2 (var A + var B)``, with equality where both folds weigh it
+alike; but moving the response against a fixed prediction gives ``var A + var B``. What the moved
+responses give is therefore multiplied by sqrt(2) (`OF_BOTH`) wherever predictions were made by
+cross-validation, that is, with `folds`.
 """
 
 from __future__ import annotations
@@ -14,12 +21,13 @@ from bids_speechdecode.encoding.scores import (
     check_shapes,
     chunk_electrodes,
     group_stretches,
-    paired_deviations,
+    standardised_pair,
 )
 
 MIN_SHIFT = 10.0  # seconds; our default, beyond context (4 s) and longest lag (2 s) together
 EXCLUDED = 0.025  # of a stretch at most, on either side of no shift
 BLOCK = 20.0  # seconds; our default
+OF_BOTH = float(np.sqrt(2))
 MAX_PRODUCTS = 20_000_000  # inner products of blocks that are kept at once
 
 
@@ -38,8 +46,8 @@ def circular_shift_p(
 
     Within every continuous stretch the response is rotated by a random number of samples. A
     rotation changes no variance, so r is compared by its numerator; that of every rotation comes
-    from one Fourier transform per stretch. With N random rotations,
-    ``p = (1 + #(r_rotated >= r)) / (1 + N)``.
+    from one Fourier transform per stretch. With N random rotations and c = sqrt(2) (1 without
+    `folds`; see above), ``p = (1 + #(c r_rotated >= r)) / (1 + N)``.
 
     Rotations by less than `min_shift` are left out, for they keep some of a true agreement. In a
     short stretch that would leave so few, all alike, that p becomes far too small (10% of
@@ -73,8 +81,8 @@ def circular_shift_p(
     for members, stretches in group_stretches(prediction, response, segments, folds):
         for some in chunk_electrodes(len(response), len(members)):
             chosen = members[some]
-            x, y, _ = paired_deviations(prediction[:, chosen], response[:, chosen], folds)
-            p[chosen] = _shift(x, y, stretches, gap, n_permutations, rng)
+            x, y, _ = standardised_pair(prediction[:, chosen], response[:, chosen], folds)
+            p[chosen] = _shift(x, y, stretches, gap, n_permutations, rng, _widening(folds))
     return p
 
 
@@ -85,6 +93,7 @@ def _shift(
     gap: int,
     n_permutations: int,
     rng: np.random.Generator,
+    widening: float,
 ) -> np.ndarray:
     observed, null, scale = np.zeros(x.shape[1]), np.zeros((n_permutations, x.shape[1])), 0.0
     for stretch in stretches:
@@ -95,7 +104,7 @@ def _shift(
         least = min(gap, int(EXCLUDED * n))
         null += products[rng.integers(least, n - least, size=n_permutations, endpoint=True) % n]
         scale = scale + np.linalg.norm(x[stretch], axis=0) * np.linalg.norm(y[stretch], axis=0)
-    return _one_sided_p(observed, null, np.broadcast_to(scale, observed.shape))
+    return _one_sided_p(observed, widening * null, np.broadcast_to(scale, observed.shape))
 
 
 def block_permutation_p(
@@ -135,19 +144,23 @@ def block_permutation_p(
         orders = [rng.permutation(len(starts)) for _ in range(n_permutations)]
         n_chunks = -(-len(members) * max(len(starts) ** 2, len(response)) // MAX_PRODUCTS)
         for some in np.array_split(members, min(n_chunks, len(members))):
-            x, y, _ = paired_deviations(prediction[:, some], response[:, some], folds)
-            p[some] = _permute(x[samples], y[samples], orders)
+            x, y, _ = standardised_pair(prediction[:, some], response[:, some], folds)
+            p[some] = _permute(x[samples], y[samples], orders, _widening(folds))
     return p
 
 
-def _permute(x: np.ndarray, y: np.ndarray, orders: list[np.ndarray]) -> np.ndarray:
+def _permute(x: np.ndarray, y: np.ndarray, orders: list[np.ndarray], widening: float) -> np.ndarray:
     # x, y: (n_blocks, length, n_electrodes); products: (n_electrodes, n_blocks, n_blocks)
     products = x.transpose(2, 0, 1) @ y.transpose(2, 1, 0)
     places = np.arange(len(x))
     observed = products[:, places, places].sum(axis=1)
     null = np.stack([products[:, places, order].sum(axis=1) for order in orders])
     scale = np.sqrt((x**2).sum(axis=(0, 1)) * (y**2).sum(axis=(0, 1)))
-    return _one_sided_p(observed, null, scale)
+    return _one_sided_p(observed, widening * null, scale)
+
+
+def _widening(folds: ArrayLike | None) -> float:
+    return 1.0 if folds is None else OF_BOTH
 
 
 def _one_sided_p(observed: np.ndarray, null: np.ndarray, scale: np.ndarray) -> np.ndarray:

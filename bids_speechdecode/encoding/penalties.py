@@ -68,7 +68,7 @@ class HeldOut:
     """
 
     def __init__(self, spectrum: Spectrum, features: Features, alphas: Tensor) -> None:
-        self.vectors, self.n = spectrum.vectors, features.n
+        self.vectors = spectrum.vectors
         s = spectrum.values
         h = (self.vectors.T @ features.xx @ self.vectors).double()
         h = (h + h.T) / 2  # the identity above holds for symmetric H
@@ -91,36 +91,29 @@ class HeldOut:
         held_yy : Tensor, shape (T,)
             Sum of squared deviations of the held-out responses.
         """
-        _, covariance, variance = self._moments(xy, held_xy)
+        covariance, variance = self._moments(xy, held_xy)
         product = variance * held_yy
         r = covariance / product.sqrt()
         return torch.where(product > 0, r, torch.nan)
 
-    def explain(
-        self, xy: Tensor, held_xy: Tensor, held_yy: Tensor, apart_x: Tensor, apart_y: Tensor
-    ) -> Tensor:
+    def explain(self, xy: Tensor, held_xy: Tensor, held_yy: Tensor) -> Tensor:
         """Return 1 - (squared error / squared deviation), (A, T); NaN where y does not vary.
 
-        Parameters
-        ----------
-        xy, held_xy, held_yy : Tensor
-            As for `correlate`.
-        apart_x, apart_y : Tensor, shape (p,) and (T,)
-            How far the held-out means lie from those of the training data.
+        The error is that of deviations from the mean: the level of held-out data is not judged.
+        Parameters are those of `correlate`.
         """
-        c, covariance, variance = self._moments(xy, held_xy)
-        shift = self.shrink @ (c * (self.vectors.T @ apart_x).double()[:, None]) - apart_y
-        error = held_yy - 2 * covariance + variance + self.n * shift.square()
+        covariance, variance = self._moments(xy, held_xy)
+        error = held_yy - 2 * covariance + variance
         return torch.where(held_yy > 0, 1 - error / held_yy, torch.nan)
 
-    def _moments(self, xy: Tensor, held_xy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return c and, summed over samples, prediction times response and prediction squared."""
+    def _moments(self, xy: Tensor, held_xy: Tensor) -> tuple[Tensor, Tensor]:
+        """Return prediction times response and prediction squared, summed over samples."""
         c, q = (self.vectors.T @ xy).double(), (self.vectors.T @ held_xy).double()
         covariance = self.shrink @ (c * q)
         variance = self.shrink @ ((self.far @ c).mul_(c))
         same = self.diagonal * c if self.near is None else self.near @ c + self.diagonal * c
         variance += self.shrink.square() @ same.mul_(c)
-        return c, covariance, variance
+        return covariance, variance
 
 
 def chunks(n_rows: int, n_columns: int) -> Iterator[slice]:

@@ -55,9 +55,9 @@ class LaggedRidge:
     prediction : array of float32, shape (n, T)
         Of held-out responses, at the time of the response; NaN where there is none.
     r, r2 : array, shape (T,)
-        Mean over outer folds of the correlation, and of 1 - (squared error / squared deviation
-        from the fold's mean), over the fold's held-out samples. Penalties are chosen by r, which
-        may shrink predictions more than is best for r2.
+        Mean over outer folds of the correlation, and of 1 - (squared error / squared deviation),
+        over the fold's held-out samples and with their mean removed from prediction and response.
+        Penalties are chosen by r, which may shrink predictions more than is best for r2.
     fold_r, fold_r2 : array, shape (n_folds, T)
     lag_profile : array, shape (L, T)
         Mean over outer folds of the held-out correlation at every lag, each with the penalty

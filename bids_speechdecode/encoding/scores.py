@@ -2,7 +2,9 @@
 
 Predictions come fold by fold, each from a model with its own intercept. That intercept is the mean
 of the other folds, hence low where the held-out mean is high: correlated over all folds at once,
-even useless predictions get a negative r. Means are therefore removed within `folds` when given.
+even useless predictions get a negative r. And each fold has its own penalty, so that predictions
+of one fold may be a thousand times as large as those of another, which would then count for
+nothing. For r, both signals are therefore standardised within `folds` when given.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ def correlate(
 ) -> np.ndarray:
     """Return Pearson's r between prediction and response of each electrode.
 
-    ``r = sum x y / sqrt(sum x^2 sum y^2)``, with ``x`` and ``y`` the deviations from the mean of
-    the fold a sample belongs to (of all samples without `folds`), summed over all folds.
+    ``r = sum x y / sqrt(sum x^2 sum y^2)`` over all folds, with ``x`` and ``y`` standardised within
+    the fold a sample belongs to (over all samples without `folds`): the mean of the folds' r,
+    weighted by their samples. A fold with a constant prediction has none and does not count.
 
     Parameters
     ----------
@@ -52,7 +55,7 @@ def correlate(
     check_shapes(prediction, response, folds)
     r = np.empty(response.shape[1])
     for some in chunk_electrodes(*response.shape):
-        x, y, used = paired_deviations(prediction[:, some], response[:, some], folds)
+        x, y, used = standardised_pair(prediction[:, some], response[:, some], folds)
         with np.errstate(invalid="ignore"):
             r[some] = _multiply(x, y) / np.sqrt(_multiply(x, x) * _multiply(y, y))
         r[some][used.sum(0) < FEWEST_SAMPLES] = np.nan
@@ -89,12 +92,13 @@ def modulation_scores(
 ) -> pd.DataFrame:
     """Return how well each band of modulation frequencies is predicted, by r and by coherence.
 
-    Both signals are band-passed (Butterworth, forwards and backwards) within each continuous
-    stretch. Its ends, where the filter has seen what it had to make up, are discarded: one cycle of
-    the band's low edge or two of its width, whichever is longer (what is left differs by about 1%
-    from the filtered whole). Coherence is magnitude-squared (Welch): cross-spectra of Hann windows
-    of 4 cycles of the low edge, overlapping by half, are summed over all stretches, and the
-    coherence averaged over the frequencies of the band. It does not see a delay or sign.
+    Both signals are standardised within folds, as in `correlate`, and band-passed (Butterworth,
+    forwards and backwards) within each continuous stretch. Its ends, where the filter has seen
+    what it had to make up, are discarded: one cycle of the band's low edge or two of its width,
+    whichever is longer (what is left differs by about 1% from the filtered whole). Coherence is
+    magnitude-squared (Welch): cross-spectra of Hann windows of 4 cycles of the low edge,
+    overlapping by half, are summed over all stretches, and the coherence averaged over the
+    frequencies of the band. It does not see a delay or sign.
 
     Parameters
     ----------
@@ -131,9 +135,8 @@ def modulation_scores(
     for members, stretches in group_stretches(prediction, response, segments, folds):
         for some in chunk_electrodes(len(response), len(members)):
             chosen = members[some]
-            scores[:, :, chosen] = _score_bands(
-                prediction[:, chosen], response[:, chosen], stretches, bands, rate
-            )
+            x, y, _ = standardised_pair(prediction[:, chosen], response[:, chosen], folds)
+            scores[:, :, chosen] = _score_bands(x, y, stretches, bands, rate)
     columns = dict(zip(("r", "coherence", "coherence_chance"), scores, strict=True))
     tables = [
         pd.DataFrame(
@@ -223,6 +226,23 @@ def centre(values: np.ndarray, used: np.ndarray, folds: ArrayLike | None) -> np.
     return np.where(constant, 0.0, deviations)
 
 
+def standardise(values: np.ndarray, used: np.ndarray, folds: ArrayLike | None) -> np.ndarray:
+    """Return the deviations of `centre` over their standard deviation within each fold.
+
+    0 where a signal is constant in a fold, up to rounding.
+    """
+    codes = (
+        np.zeros(len(values), int) if folds is None else np.unique(folds, return_inverse=True)[1]
+    )
+    members = membership(codes)
+    deviations = centre(values, used, folds)
+    n_used = np.maximum(members @ used.astype(float), 1.0)
+    spread = np.sqrt((members @ deviations**2) / n_used)
+    size = np.sqrt((members @ np.where(used, values, 0.0) ** 2) / n_used)
+    constant = spread <= CONSTANT * size
+    return np.where(constant[codes], 0.0, deviations / np.where(constant, 1.0, spread)[codes])
+
+
 def membership(codes: np.ndarray) -> sparse.csr_array:
     """Return the matrix, shape (n_groups, n_times), that sums samples of codes 0, 1, ...
 
@@ -239,6 +259,15 @@ def paired_deviations(
     """Return the deviations of both where both are finite (else 0), and where that is."""
     used = np.isfinite(prediction) & np.isfinite(response)
     x, y = (centre(values.astype(float), used, folds) for values in (prediction, response))
+    return x, y, used
+
+
+def standardised_pair(
+    prediction: np.ndarray, response: np.ndarray, folds: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return both standardised within folds where both are finite (else 0), and where that is."""
+    used = np.isfinite(prediction) & np.isfinite(response)
+    x, y = (standardise(values.astype(float), used, folds) for values in (prediction, response))
     return x, y, used
 
 

@@ -37,6 +37,7 @@ from bids_speechdecode.steps.encoding.frames import (
 from bids_speechdecode.steps.encoding.responses import edges_of, load_responses, responses_signature
 from bids_speechdecode.steps.encoding.sounds import HeardSegment, Sound
 from bids_speechdecode.steps.encoding.tables import (
+    RESPONSIVE_Q,
     Fit,
     Heard,
     contrast_tables,
@@ -47,7 +48,7 @@ from bids_speechdecode.steps.encoding.tables import (
 from bids_speechdecode.steps.speech_model_names import NamedModel
 from bids_speechdecode.timeline import sample_at
 
-VERSION = 1
+VERSION = 2
 SUFFIX = "scores"
 DESCRIPTIONS = {
     "encoding": "how well each electrode is predicted from held-out sound",
@@ -389,16 +390,17 @@ def _judge(
     settings = context.config.encoding
     fold = fold_of_samples(folds)
     pair = ridge.prediction, responses.values
+    n_electrodes = responses.values.shape[1] // len(settings.bands)
     p = circular_shift_p(
         *pair,
         responses.stretch,
         settings.rate,
-        n_permutations=settings.n_permutations,
+        # So many that one electrode alone can have q <= 0.05.
+        n_permutations=max(settings.n_permutations, round(n_electrodes / RESPONSIVE_Q)),
         rng=np.random.default_rng([context.config.run.seed, 11]),
         folds=fold,
     )
     unique, alone, joint = _beyond_nuisance(context, x, nuisance, ridge, responses, folds)
-    n_electrodes = len(p) // len(settings.bands)
     q = np.concatenate([false_discovery_rate(part) for part in p.reshape(-1, n_electrodes)])
     return Fit(
         model.label,
