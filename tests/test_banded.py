@@ -57,12 +57,12 @@ def test_equals_a_slow_loop(data: tuple[np.ndarray, np.ndarray, np.ndarray]) -> 
                         train = np.concatenate([rows[b] for b in others if b != v])
                         held = predict(train, rows[v], e, alpha, g)
                         target = y[rows[v] + lag[e], e]
-                        r -= ((target - held) ** 2).mean() / target.var()
+                        r -= (target - held).var() / target.var()
                     if r > best:
                         best, chosen = r, (alpha, g)
             held = predict(np.concatenate([rows[b] for b in others]), rows[k], e, *chosen)
             target = y[rows[k] + lag[e], e]
-            r2.append(1 - ((target - held) ** 2).sum() / ((target - target.mean()) ** 2).sum())
+            r2.append(1 - (target - held).var() / target.var())
         return float(np.mean(r2))
 
     for e in range(5):
@@ -106,6 +106,23 @@ def test_planted_unique_variance_is_found() -> None:
     assert fit.unique_model.mean() == pytest.approx(0.25, abs=0.03)
     assert fit.unique_nuisance.mean() == pytest.approx(0.25, abs=0.03)
     assert fit.r2_joint.mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_level_of_a_fold_is_not_judged(data: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    """A drift from fold to fold would drown what the model adds in an error of no model."""
+    model, nuisance, y = data
+    folds = folds_of(900)
+    y = y + np.array([0.0, 8.0, 8.0, 0.0])[np.clip(folds.block, 0, None)][:, None]
+    fit = fit_banded_ridge(model, nuisance, y, folds, alphas=ALPHAS, ratios=RATIOS)
+    rows = folds.list_rows(np.array([0]))
+    for r2, held in (
+        (fit.r2_joint, fit.prediction),
+        (fit.r2_nuisance, fit.prediction_nuisance),
+    ):
+        expected = [1 - (y[r] - held[r]).var(0) / y[r].var(0) for r in rows]
+        np.testing.assert_allclose(r2, np.mean(expected, axis=0), atol=1e-4)
+        raw = [1 - ((y[r] - held[r]) ** 2).mean(0) / y[r].var(0) for r in rows]
+        assert (np.mean(raw, axis=0) < r2 - 0.5).all()
 
 
 def test_a_repeat_of_the_nuisance_adds_nothing() -> None:

@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from bids_speechdecode.encoding import grams
 from bids_speechdecode.encoding.folds import Folds, contiguous_folds
 from bids_speechdecode.encoding.grams import Block, LaggedResponses, pool_features, sum_features
+from bids_speechdecode.encoding.nested import score
 from bids_speechdecode.encoding.penalties import HeldOut, decompose
 from bids_speechdecode.encoding.ridge import (
     LaggedRidge,
@@ -97,7 +98,7 @@ def test_equals_a_slow_loop(data: Data, fit: LaggedRidge) -> None:
             )
             np.testing.assert_allclose(fit.prediction[rows[k] + LAGS[i], e], held, atol=1e-4)
             assert fit.fold_r[k, e] == pytest.approx(np.corrcoef(held, y)[0, 1], abs=1e-5)
-            r2 = 1 - ((y - held) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+            r2 = 1 - (y - held).var() / y.var()
             assert fit.fold_r2[k, e] == pytest.approx(r2, abs=1e-5)
         for i, j in np.ndindex(*scores.shape[:2]):
             best = scores[i].argmax(0) == j
@@ -291,6 +292,30 @@ def test_screening_keeps_the_lag() -> None:
     assert same.mean() > 0.9
     assert (exact.alpha == screened.alpha)[same].all()
     np.testing.assert_allclose(exact.fold_r[same], screened.fold_r[same], atol=1e-5)
+
+
+def test_strong_drift_leaves_the_scores(data: Data) -> None:
+    """A level that is thousands of times what is predicted about it must not take its digits."""
+    drift = np.array([500.0, 2000.0, -3000.0, 4000.0])[np.clip(data.folds.block, 0, None)]
+    y = (data.y + drift[:, None]).astype("f4")
+    moved = Data(data.x, y, data.folds)
+    alpha = 1e7  # so that predictions vary little
+    fit = fit_lagged_ridge(data.x, y, data.folds, lags=[0], alphas=[alpha])
+    rows = data.folds.list_rows(np.zeros(1, int))
+    for k in range(4):
+        train = np.concatenate([rows[b] for b in range(4) if b != k])
+        held, truth = slow_predict(moved, train, rows[k], 0, alpha)
+        assert (held.std(0) < 1e-3 * np.abs((held - truth).mean(0))).all()
+        np.testing.assert_allclose(fit.fold_r[k], correlate(held, truth), atol=1e-4)
+        r2 = 1 - (truth - held).var(0) / truth.var(0)
+        np.testing.assert_allclose(fit.fold_r2[k], r2, atol=1e-4)
+    assert np.isfinite(fit.lag_profile).all()
+    # Also where the prediction comes with its level.
+    varying = torch.tensor(np.random.default_rng(1).standard_normal((3, 500)), dtype=torch.float32)
+    level = torch.tensor([[0.0], [500.0], [-2000.0]])
+    r, r2 = score(varying, 0.5 * varying + level, torch.zeros(3))
+    np.testing.assert_allclose(r, 1, atol=1e-4)
+    np.testing.assert_allclose(r2, 0.75, atol=1e-4)
 
 
 def test_noise_gives_no_score() -> None:
