@@ -19,6 +19,7 @@ from bids_speechdecode.bids.dataset import list_recordings, open_dataset
 from bids_speechdecode.bids.derivatives import Derivatives
 from bids_speechdecode.bids.stimuli import read_words
 from bids_speechdecode.config import Config, EncodingConfig, InputConfig, TargetConfig
+from bids_speechdecode.encoding.ceilings import Powers
 from bids_speechdecode.encoding.folds import Folds
 from bids_speechdecode.errors import DataError, MissingInputError, UsageError
 from bids_speechdecode.group.encoding.summary import read_encoding
@@ -128,6 +129,13 @@ def smooth(seed: int) -> object:
     return lambda t: 1 + 0.2 * np.interp(t, np.arange(400) * 0.4 - 20, values)
 
 
+def heard_once(y: np.ndarray, stretch: np.ndarray) -> step.Responses:
+    """Return responses to sounds that were heard once and without gaps."""
+    unknown = np.full(y.shape[1], np.nan)
+    valid, once = np.ones(len(y), bool), np.ones(y.shape, int)
+    return step.Responses(y, stretch, valid, once, Powers(unknown, unknown), 1)
+
+
 # ------------------------------------------------------------------------------ the clock
 
 
@@ -167,7 +175,7 @@ def test_a_sound_that_was_heard_in_two_halves_is_one_sound(tmp_path: Path) -> No
     np.testing.assert_allclose(
         told_time(found.values[10:-10, 0])[away[10:-10]], times[10:-10][away[10:-10]], atol=4e-3
     )
-    assert np.isnan(found.ceiling).all()
+    assert np.isnan(found.ceiling()).all()
     assert found.n_hearings == 1
     assert found.valid[40:].mean() > 0.99
     assert not found.valid[:40].any()  # the first seconds have no full context
@@ -195,11 +203,35 @@ def test_repeats_of_a_sound_give_a_ceiling_and_lie_in_one_fold(tmp_path: Path) -
         expected = (
             np.sqrt(max(shared_power, 0) / (shared_power + noise / 2)) if shared_power > 0 else 0
         )
-        np.testing.assert_allclose(found.ceiling[k], expected, atol=1e-4)
-    assert found.ceiling[2] == pytest.approx(1, abs=1e-3)
+        np.testing.assert_allclose(found.ceiling()[k], expected, atol=1e-4)
+    assert found.ceiling()[2] == pytest.approx(1, abs=1e-3)
     assert found.n_hearings == 2
     assert len(found.stretch) == 800  # each moment of the sound is there once
     assert set(found.stretch) == {0}
+
+
+def test_the_ceiling_is_lower_where_other_sounds_were_heard_once(tmp_path: Path) -> None:
+    """The mean of two repeats is less noisy than the rest, which is scored as well."""
+    root = tmp_path / "data"
+    for run, sound in ((1, "talk"), (2, "talk"), (3, "other")):
+        shared, own = smooth(1), smooth(10 + run)
+        both = lambda t, s=shared, o=own: 0.6 * s(t) + 0.4 * o(t)  # noqa: E731
+        write_recording(root, run, {"A1": both, "A2": smooth(20 + run)}, sound=sound)
+    context = make_context(root)
+    sounds = list_sounds(context.plan)
+    found = step.gather_responses(context, sounds, ["A1", "A2"])
+    talk = next(sound for sound in sounds if sound.name == "talk.wav")
+    a, b = load_responses(context, talk, ["A1"], "highgamma")[..., 0].astype(float)
+    shared_power = np.cov(a, b)[0, 1]
+    noise = (a.var(ddof=1) + b.var(ddof=1)) / 2 - shared_power
+    twice = (found.n_averaged[found.valid, 0] == 2).mean()
+    assert twice == pytest.approx(0.5, abs=0.01)
+    expected = np.sqrt(shared_power / (shared_power + noise * (1 - twice / 2)))
+    np.testing.assert_allclose(found.ceiling()[0], expected, atol=1e-4)
+    # Each sound in a fold of its own: the mean of their ceilings, as r is the mean of theirs.
+    block = np.where(found.valid, found.stretch, -1)
+    each = [np.sqrt(shared_power / (shared_power + noise * n)) for n in (1, 0.5)]
+    np.testing.assert_allclose(found.ceiling(block)[0], np.mean(each), atol=2e-3)
 
 
 def test_gaps_and_artifacts_have_no_response(tmp_path: Path) -> None:
@@ -259,8 +291,8 @@ def test_a_channel_that_died_in_one_of_two_repeats_keeps_the_other(tmp_path: Pat
     np.testing.assert_allclose(
         told_time(found.values[20:-20, 0]), np.arange(800)[20:-20] / 20, atol=4e-3
     )
-    assert np.isnan(found.ceiling[0])
-    assert np.isfinite(found.ceiling[1])
+    assert np.isnan(found.ceiling()[0])
+    assert np.isfinite(found.ceiling()[1])
     assert found.incomplete == ()
 
 
@@ -317,9 +349,7 @@ def test_an_embargo_belongs_to_the_nearest_fold() -> None:
 def test_folds_share_neither_sound_nor_response(settings: EncodingConfig, seconds: float) -> None:
     """Context before, lags to both sides: whatever is shorter must not shorten the embargo."""
     n = 20 * 200
-    responses = step.Responses(
-        np.zeros((n, 1)), np.zeros(n, int), np.ones(n, bool), np.full(1, np.nan), 1
-    )
+    responses = heard_once(np.zeros((n, 1)), np.zeros(n, int))
     folds = step._folds(settings, responses)
     assert folds.embargo == seconds * 20
     folds.list_rows(step.lags_of(settings))  # raises where lags reach into another fold
@@ -340,9 +370,9 @@ def fitted(
     context = make_context(root, settings, respond=False)
     monkeypatch.setattr(step, "load_features", lambda *_: x)
     monkeypatch.setattr(step, "load_nuisance", lambda *_: x if nuisance is None else nuisance)
-    n, t = y.shape
+    n = len(y)
     stretch = (np.arange(n) >= n // 3).astype(int)
-    responses = step.Responses(y, stretch, np.ones(n, bool), np.full(t, np.nan), 1)
+    responses = heard_once(y, stretch)
     folds = step._folds(settings, responses)
     (fit,) = step._fit_all(context, [MEL], [], responses, folds)
     return fit, folds

@@ -20,7 +20,6 @@ from bids_speechdecode.encoding.scores import (
     MODULATION_EDGES,
     correlate,
     modulation_scores,
-    noise_ceiling,
     r2,
 )
 from bids_speechdecode.errors import DataError
@@ -209,29 +208,6 @@ def test_each_electrode_keeps_its_own_gaps():
         )
         for score in ("r", "coherence"):
             assert together[score][electrode] == pytest.approx(alone[score][0])
-
-
-@pytest.mark.parametrize("power", [0.25, 1.0, 4.0])
-def test_ceiling_is_the_r_of_the_true_response(power):
-    # The perfect model of the stimulus reaches the ceiling, whatever the noise, and no more:
-    # known in closed form and also scored like any model.
-    rng = np.random.default_rng(11)
-    driven = np.sqrt(power) * slow_noise(rng, 20000, 8)
-    repeats = driven + slow_noise(rng, 5 * 20000, 8).reshape(5, 20000, 8)
-    for n_averaged, scored in ((1, repeats[0]), (5, repeats.mean(axis=0))):
-        ceiling = noise_ceiling(repeats, n_averaged)
-        np.testing.assert_allclose(ceiling, np.sqrt(power / (power + 1 / n_averaged)), atol=0.04)
-        np.testing.assert_allclose(ceiling, correlate(driven, scored), atol=0.04)
-
-
-def test_no_ceiling_where_there_is_none():
-    # One presentation says nothing about noise; unrelated ones have a ceiling of about zero.
-    rng = np.random.default_rng(12)
-    assert noise_ceiling(rng.standard_normal((1, 100, 2))) is None
-    unrelated = noise_ceiling(rng.standard_normal((4, 5000, 50)))
-    assert 0.2 < (unrelated == 0).mean() < 0.8
-    assert unrelated.max() < 0.15
-    assert np.isnan(noise_ceiling(np.ones((3, 100, 1)))).all()
 
 
 def test_shift_p_equals_rotating_one_by_one():

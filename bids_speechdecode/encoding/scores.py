@@ -148,43 +148,6 @@ def modulation_scores(
     return pd.concat(tables, ignore_index=True)
 
 
-def noise_ceiling(repeats: np.ndarray, n_averaged: int = 1) -> np.ndarray | None:
-    """Return the highest r that any model of the stimulus alone can expect, per electrode.
-
-    ``r_max = sqrt(SP / (SP + NP / n_averaged))``: `SP` is the power that repeats of a stimulus
-    share, ``(var(sum of repeats) - sum of var(repeat)) / (N (N - 1))`` (Sahani & Linden 2003), `NP`
-    the rest of the mean power of one repeat. ``n_averaged=1`` is the ceiling of a prediction
-    compared with single presentations (Hsu et al. 2004, doi:10.1088/0954-898X_15_2_002), ``N`` that
-    of one compared with their average (CC_max of Schoppe et al. 2016,
-    doi:10.3389/fncom.2016.00010).
-
-    Parameters
-    ----------
-    repeats : array, shape (n_repeats, n_times, n_electrodes)
-        Responses to the same sound; samples with NaN in any repeat are left out.
-    n_averaged : int
-        Presentations whose average the predictions are compared with.
-
-    Returns
-    -------
-    array, shape (n_electrodes,), or None
-        0 where the repeats share no power, NaN where all are constant; None for one repeat: noise
-        cannot be told from response, and no ceiling is known.
-    """
-    n_repeats = len(repeats)
-    if n_repeats < 2:
-        return None
-    used = np.isfinite(repeats).all(axis=0)
-    deviations = np.stack([centre(repeat.astype(float), used, None) for repeat in repeats])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        powers = (deviations**2).sum(axis=1) / (used.sum(axis=0) - 1)
-        of_sum = (deviations.sum(axis=0) ** 2).sum(axis=0) / (used.sum(axis=0) - 1)
-        shared = (of_sum - powers.sum(axis=0)) / (n_repeats * (n_repeats - 1))
-        total = shared + (powers.mean(axis=0) - shared) / n_averaged
-        ceiling = np.sqrt(np.maximum(shared, 0.0) / total)
-    return np.where((powers.sum(axis=0) > 0) & (shared <= 0), 0.0, ceiling)
-
-
 def check_shapes(prediction: np.ndarray, response: np.ndarray, *labels: ArrayLike | None) -> None:
     """Raise DataError unless predictions, responses and labels of samples fit each other."""
     if prediction.ndim != 2 or prediction.shape != response.shape:

@@ -21,10 +21,11 @@ from bids_speechdecode.bids.derivatives import (
 )
 from bids_speechdecode.config import EncodingConfig
 from bids_speechdecode.encoding.banded import fit_banded_ridge
+from bids_speechdecode.encoding.ceilings import Powers, measure_powers
 from bids_speechdecode.encoding.folds import Folds, contiguous_folds
 from bids_speechdecode.encoding.nulls import circular_shift_p, false_discovery_rate
 from bids_speechdecode.encoding.ridge import LaggedRidge, fit_lagged_ridge, stack_delays
-from bids_speechdecode.encoding.scores import correlate, noise_ceiling, r2
+from bids_speechdecode.encoding.scores import correlate, r2
 from bids_speechdecode.errors import DataError
 from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.encoding.frames import (
@@ -77,7 +78,7 @@ COLUMNS = {
     "q": "False discovery rate of p over electrodes",
     "lag": "Lag at which the response follows the sound (s), median over folds",
     "alpha": "Penalty, geometric mean over folds",
-    "noise_ceiling": "Highest r that any model of the sound can expect",
+    "noise_ceiling": "Highest r that any model of the sound can expect, by how often it was heard",
     "unique_r2": "Held-out r2 of model and nuisance together minus that of the nuisance alone",
     "nuisance_r2": "Held-out r2 of the nuisance features alone",
     "joint_r2": "Held-out r2 of model and nuisance together",
@@ -108,8 +109,10 @@ class Responses:
     stretch : array of int, shape (n_times,)
         The sound of each sample.
     valid : array of bool, shape (n_times,)
-    ceiling : array, shape (n_bands * n_electrodes,)
-        NaN where no sound was heard twice.
+    n_averaged : array of int, shape (n_times, n_bands * n_electrodes)
+        Hearings whose mean `values` are.
+    powers : Powers
+        Of signal and noise in one hearing, from the sounds that were heard repeatedly.
     n_hearings : int
         The largest number of times that a sound was heard.
     incomplete : tuple of str
@@ -119,9 +122,26 @@ class Responses:
     values: np.ndarray
     stretch: np.ndarray
     valid: np.ndarray
-    ceiling: np.ndarray
+    n_averaged: np.ndarray
+    powers: Powers
     n_hearings: int
     incomplete: tuple[str, ...] = ()
+
+    def ceiling(self, block: np.ndarray | None = None) -> np.ndarray:
+        """Return the noise ceiling, shape (n_bands * n_electrodes,).
+
+        NaN where no sound was heard twice, and for electrodes without a score.
+
+        Parameters
+        ----------
+        block : array of int, shape (n_times,), optional
+            The fold that each sample is scored in, negative where it is not scored; all valid
+            samples are of one fold if left out.
+        """
+        block = np.where(self.valid, 0, -1) if block is None else block
+        scored = block >= 0
+        known = self.powers.ceiling(self.n_averaged[scored], block[scored])
+        return np.where(np.isfinite(self.values[scored]).all(axis=0), known, np.nan)
 
 
 def encode(
@@ -162,7 +182,7 @@ def encode(
         electrodes,
         context.config.encoding.bands,
         responses.values,
-        responses.ceiling,
+        responses.ceiling(np.asarray(folds.block)),
         responses.stretch,
         fold_of_samples(folds),
         context.config.encoding.rate,
@@ -241,17 +261,20 @@ def gather_responses(
 ) -> Responses:
     """Return the responses to all sounds, one after the other.
 
-    A sound that was heard repeatedly gives the mean of its repeats, and the noise ceiling. The
-    first `context` seconds of a sound are left out: its features have no full context there.
+    A sound that was heard repeatedly gives the mean of its repeats, and tells the noise. The first
+    `context` seconds of a sound are left out: its features have no full context there.
     """
     settings = context.config.encoding
-    values, ceilings, stretch, late = [], [], [], []
+    values, counts, repeated, stretch, late = [], [], [], [], []
     for index, sound in enumerate(sounds):
         bands = [load_responses(context, sound, channels, band) for band in settings.bands]
         heard = np.concatenate(bands, axis=2)
         with np.errstate(invalid="ignore"):
-            values.append(_mean_over_hearings(heard))
-        ceilings.append(_ceiling(heard))
+            mean, count = _mean_over_hearings(heard)
+        values.append(mean)
+        counts.append(count)
+        # Only repeats tell the noise.
+        repeated.append(heard if len(heard) > 1 else np.empty((1, 0, heard.shape[2])))
         stretch.append(np.full(heard.shape[1], index))
         late.append(np.arange(heard.shape[1]) / settings.rate >= settings.context)
     y, is_late = np.concatenate(values), np.concatenate(late)
@@ -267,10 +290,17 @@ def gather_responses(
     y[:, ~used] = np.nan
     some = np.isfinite(y).any(axis=0).reshape(len(settings.bands), -1).all(axis=0)
     lacking = tuple(name for name, there in zip(channels, some, strict=True) if not there)
-    known = [c for c in ceilings if c is not None]
-    n_hearings = max(len(s.hearings) for s in sounds) if known else 1
-    ceiling = _mean_of_known(known, y.shape[1])
-    return Responses(y, np.concatenate(stretch), valid, ceiling, n_hearings, lacking)
+    powers = measure_powers(repeated)
+    known = bool(np.isfinite(powers.signal).any())
+    return Responses(
+        y,
+        np.concatenate(stretch),
+        valid,
+        np.concatenate(counts),
+        powers,
+        max(len(s.hearings) for s in sounds) if known else 1,
+        lacking,
+    )
 
 
 def choose_complete(y: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -301,25 +331,11 @@ def choose_complete(y: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.n
     return kept
 
 
-def _mean_of_known(ceilings: Sequence[np.ndarray], n: int) -> np.ndarray:
-    """Return the mean over sounds of the ceilings that there are, NaN where there is none."""
-    known = np.array(ceilings).reshape(-1, n)
-    count = np.isfinite(known).sum(axis=0)
-    return np.asarray(np.nansum(known, axis=0) / np.where(count > 0, count, np.nan))
-
-
-def _mean_over_hearings(heard: np.ndarray) -> np.ndarray:
-    """Return the mean of the repeats that there are, NaN where there is none."""
+def _mean_over_hearings(heard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of the repeats that there are, NaN where there is none, and their number."""
     count = np.isfinite(heard).sum(axis=0)
-    return np.asarray(np.nansum(heard, axis=0) / np.where(count > 0, count, np.nan), np.float32)
-
-
-def _ceiling(heard: np.ndarray) -> np.ndarray | None:
-    """Return the noise ceiling of the mean of the repeats; None where none was heard twice."""
-    common = np.isfinite(heard).any(axis=2).all(axis=0)
-    if len(heard) < 2 or not common.any():
-        return None
-    return noise_ceiling(heard, n_averaged=len(heard))
+    mean = np.nansum(heard, axis=0) / np.where(count > 0, count, np.nan)
+    return np.asarray(mean, np.float32), count.astype(np.uint16)
 
 
 def _folds(settings: EncodingConfig, responses: Responses) -> Folds:
