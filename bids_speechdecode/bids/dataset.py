@@ -130,12 +130,12 @@ def require_signal(recording: Recording) -> None:
             where=recording.path.parent,
             fix="download the recording, or leave it out (--session-label, --run-label)",
         )
-    for path in _signal_files(recording):
+    for path in signal_files(recording):
         require_content(path, recording.root)
 
 
-def _signal_files(recording: Recording) -> Iterator[Path]:
-    """Every file that the signal needs; the header comes first, as it names the others."""
+def signal_files(recording: Recording) -> Iterator[Path]:
+    """Yield every file that the signal needs; the header comes first, as it names the others."""
     path = recording.path
     yield path
     if recording.format == "brainvision":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_speechdecode.bids.alignment import Segment
+from bids_speechdecode.bids.dataset import signal_files
 from bids_speechdecode.bids.derivatives import Derivatives, fingerprint, read_sidecar
 from bids_speechdecode.config import Config
 from bids_speechdecode.errors import MissingInputError
@@ -112,9 +113,15 @@ def signature_of(path: Path) -> str:
 
 
 def source_fingerprint(planned: PlannedRecording, segment: Segment) -> str:
-    """Return the fingerprint of the file that holds a segment's audio."""
-    path = segment.source.path or planned.recording.path
-    return f"{fingerprint(path)}:{segment.source.channel or ''}"
+    """Return the fingerprint of the files that hold a segment's audio."""
+    if segment.source.path:
+        return f"{fingerprint(segment.source.path)}:"
+    return f"{signal_fingerprint(planned)}:{segment.source.channel or ''}"
+
+
+def signal_fingerprint(planned: PlannedRecording) -> str:
+    """Return the fingerprint of all files that hold a recording's signal, not its header alone."""
+    return " ".join(fingerprint(path) for path in signal_files(planned.recording))
 
 
 def plan_fingerprint(context: Context, role: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from bids_speechdecode.signals.preprocess import (
     write_brainvision_header,
 )
 from bids_speechdecode.signals.readers import open_signal
-from bids_speechdecode.steps.context import Context, other_settings
+from bids_speechdecode.steps.context import Context, other_settings, signal_fingerprint
 from bids_speechdecode.steps.plan import PlannedRecording
 from bids_speechdecode.timeline import Interval, merge_intervals
 
@@ -156,7 +156,7 @@ def _signature(
         "scale_intervals": intervals and [[round(t, 4) for t in i] for i in intervals],
     }
     del settings["min_good_fraction"]  # it selects channels later and changes no sample here
-    return signature("preprocess", VERSION, settings, [fingerprint(planned.recording.path)])
+    return signature("preprocess", VERSION, settings, [signal_fingerprint(planned)])
 
 
 def _write_companions(

@@ -13,7 +13,6 @@ from scipy.interpolate import make_interp_spline
 
 from bids_speechdecode.bids.derivatives import (
     atomic_write,
-    fingerprint,
     read_sidecar,
     signature,
     write_sidecar,
@@ -23,7 +22,12 @@ from bids_speechdecode.config import EncodingConfig
 from bids_speechdecode.signals.bands import BAND_EDGES, Bands, band_envelopes
 from bids_speechdecode.signals.export import write_brainvision_header
 from bids_speechdecode.signals.readers import open_signal
-from bids_speechdecode.steps.context import Context, other_settings, require_step
+from bids_speechdecode.steps.context import (
+    Context,
+    other_settings,
+    require_step,
+    signal_fingerprint,
+)
 from bids_speechdecode.steps.encoding.sounds import HeardSegment, Sound
 from bids_speechdecode.steps.plan import PlannedRecording
 from bids_speechdecode.steps.preprocess import copy_electrodes
@@ -75,6 +79,7 @@ def _make(context: Context, planned: PlannedRecording, edges: Mapping[str, Edges
             montage=planned.montage,
             edges=edges,
             rate=context.config.encoding.rate,
+            highpass=context.config.preprocess.highpass,
             line_frequency=_line_frequency(context, planned),
             on_progress=advance,
         )
@@ -97,9 +102,10 @@ def _signature(context: Context, planned: PlannedRecording, band: str) -> str:
         "reference": context.config.encoding.reference,
         "montage": planned.montage.names,
         "edges": edges_of(context.config.encoding)[band],
+        "highpass": context.config.preprocess.highpass if band == "slow" else None,
         "line_frequency": _line_frequency(context, planned),
     }
-    return signature("responses", VERSION, settings, [fingerprint(planned.recording.path)])
+    return signature("responses", VERSION, settings, [signal_fingerprint(planned)])
 
 
 def _write_companions(

@@ -50,6 +50,9 @@ from bids_speechdecode.steps.speech_model_names import NamedModel
 from bids_speechdecode.timeline import sample_at
 
 VERSION = 2
+# Seconds of sound before a sample that the nuisance features cover, and their step: brains respond
+# to acoustics for a few hundred milliseconds; our default.
+NUISANCE_PAST, NUISANCE_STEP = 0.7, 0.1
 SUFFIX = "scores"
 DESCRIPTIONS = {
     "encoding": "how well each electrode is predicted from held-out sound",
@@ -347,6 +350,12 @@ def _folds(settings: EncodingConfig, responses: Responses) -> Folds:
     return contiguous_folds(responses.stretch, responses.valid, settings.n_folds, embargo)
 
 
+def _past(settings: EncodingConfig) -> list[int]:
+    """Return how many samples before a sample the nuisance features are taken, too."""
+    longest = min(NUISANCE_PAST, settings.context)
+    return sorted({round(d * settings.rate) for d in np.arange(0, longest + 1e-9, NUISANCE_STEP)})
+
+
 def alphas_of(settings: EncodingConfig) -> np.ndarray:
     """Return the penalties, evenly spaced in their logarithm."""
     return np.geomspace(settings.lowest_alpha, settings.highest_alpha, settings.alphas)
@@ -369,9 +378,11 @@ def _fit_all(
 ) -> Iterator[Fit]:
     settings = context.config.encoding
     nuisance = load_nuisance(context, sounds) if settings.nuisance else None
-    if nuisance is not None and settings.lags == "delays":
-        # Else the model would explain what the nuisance could, had it the same delays.
-        nuisance = stack_delays(nuisance, settings.delays, responses.stretch)
+    if nuisance is not None:
+        # The model has heard what came before each sample; without a past of its own, the nuisance
+        # would leave the model to explain what acoustics explain.
+        past = settings.delays if settings.lags == "delays" else _past(settings)
+        nuisance = stack_delays(nuisance, past, responses.stretch)
     for model in models:
         for layer in layers_of(context, model):
             x = load_features(context, sounds, model, layer)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,8 @@ class PlannedStory:
     Attributes
     ----------
     name : str
-        File name of the audio; numbered from the second on where one audio was heard by some at
-        other times of the TR.
+        File name of the audio, with its folder where another has the same; numbered from the
+        second on where one audio was heard by some at other times of the TR.
     hearings : tuple of Hearing
         A participant has several where the sound was heard repeatedly.
     """
@@ -92,12 +92,25 @@ def plan_stories(
     hearings = [hearing for run in runs for hearing in list_hearings(run, stimuli_dir)]
     for note in (note for hearing in hearings for note in hearing.notes):
         log.warning("%s", note)
+    audios: dict[Path | None, list[tuple[Hearing, ...]]] = {}
+    for group in group_by_story(hearings):
+        audios.setdefault(group[0].source.path, []).append(group)
+    names = Counter(path.name for path in audios if path)
     stories = []
-    groups = group_by_story(hearings)
-    for _, same_audio in groupby(groups, key=lambda group: group[0].source.path):
-        for number, group in enumerate(same_audio, start=1):
-            name = group[0].source.name + (f" ({number})" if number > 1 else "")
-            stories.append(PlannedStory(name, group))
+    for path, groups in audios.items():
+        assert path is not None, "functional runs have no audio channels"
+        inside = path.is_relative_to(stimuli_dir) and names[path.name] > 1
+        name = str(path.relative_to(stimuli_dir)) if inside else path.name
+        for number, group in enumerate(groups, start=1):
+            stories.append(PlannedStory(name + (f" ({number})" if number > 1 else ""), group))
+    if len({story.name for story in stories}) < len(stories):
+        raise DataError(
+            "Two stories have the same name.",
+            expected="audio files inside stimuli/, or with names of their own",
+            found=", ".join(sorted(name for name, n in names.items() if n > 1)),
+            where=stimuli_dir,
+            fix="move them into stimuli/, or rename one",
+        )
     for story in stories:
         _require_volumes(story, settings)
     return sorted(stories, key=lambda story: story.name)
