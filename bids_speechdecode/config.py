@@ -439,7 +439,7 @@ def _follow_target(config: Config, changes: Mapping[str, Any]) -> Mapping[str, A
     old, name = config.target, changes.get("target.name", "")
     model, layer = DEFAULT_MODELS[old.name]
     known = isinstance(name, str) and name in DEFAULT_MODELS
-    if not known or "target.model" in changes or old.model != model:
+    if not known or old.model != model:
         return changes
     filled: dict[str, Any] = {"target.model": DEFAULT_MODELS[name][0]}
     if old.layer == layer:
@@ -479,6 +479,8 @@ def _check_together(config: Config, where: str | Path) -> None:
         "models, bands or delays (encoding) are empty": not (
             encoding.models and encoding.bands and encoding.delays
         ),
+        "rate (encoding) is below 1 Hz": encoding.rate < 1,
+        "stride (fmri) is below 0.02 s, a frame of speech models": config.fmri.stride < 0.02,
         "delays or amounts (fmri) are empty": not (config.fmri.delays and config.fmri.amounts),
         "atlas is a name, or an image and its table of labels": (
             len(config.anatomy.atlas) not in (1, 2)

@@ -118,6 +118,12 @@ def _tune(request: Request, config: Config, command: str) -> int:
             found="group",
             fix="run the participant level; --fmri-participants joint tunes one model of all",
         )
+    if request.reports_only:
+        raise UsageError(
+            "fMRI tuning has no report of its own",
+            found="--reports-only",
+            fix="leave it out; tuning.json of each model says how its tuning went",
+        )
     dataset, out, participants = _open(request, config, command)
     device = choose_device(config.run.device)
     work_dir = request.work_dir or out.root / WORK

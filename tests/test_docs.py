@@ -43,6 +43,7 @@ from bids_speechdecode.report import brain
 from bids_speechdecode.signals.bands import BAND_EDGES
 from bids_speechdecode.simulate import simulate_dataset
 from bids_speechdecode.simulate.__main__ import command as simulator
+from bids_speechdecode.steps.encoding.tables import RESPONSIVE_Q
 from bids_speechdecode.steps.listen import N_PERMUTATIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -505,7 +506,8 @@ def test_numbers_on_the_page_of_encoding_are_those_of_the_code() -> None:
         f"one of {2 * reach + 1} lags from -{encoding.max_lag:g} to {encoding.max_lag:g} s",
         f"{encoding.context + encoding.max_lag:g} s (context plus longest lag) are left out",
         f"The first {encoding.context:g} s of each sound are left out",
-        f"{encoding.n_permutations:,} times, by at least {MIN_SHIFT:g} s",
+        f"N times, by at least {MIN_SHIFT:g} s",
+        f"N is {encoding.n_permutations:,}, or {1 / RESPONSIVE_Q:g} per electrode",
         f"shorter than {MIN_SHIFT / EXCLUDED:g} s",
         f"drifts slower than {DRIFT:g} s",
         f"hears {encoding.context:g} s of sound every {fmri.stride:g} s",

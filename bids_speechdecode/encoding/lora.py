@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 
 from bids_speechdecode.errors import UsageError
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")  # [P]
 
 
@@ -228,6 +229,8 @@ def save_adapters(folder: Path, adapters: Adapters, base: str) -> None:
         "inference_mode": True,
         "target_modules": adapters.layers,  # whole paths: nothing else of the model ends so
     }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    settings, weights = (folder / name for name in ADAPTER_FILES)
+    settings.write_text(json.dumps(config, indent=2) + "\n")
     tensors = {f"base_model.model.{k}": v.contiguous() for k, v in adapters.weights.items()}
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, weights, metadata={"format": "pt"})
+    weights.chmod(settings.stat().st_mode)  # safetensors gives it to its owner alone

@@ -57,6 +57,18 @@ class NamedModel:
         return model_fingerprint(self.target)
 
 
+def model_name(model: str) -> str:
+    """Return the name of a folder, or the name on the hub as it is.
+
+    Examples
+    --------
+    >>> model_name("microsoft/wavlm-base-plus"), model_name("/models/wavlm/")
+    ('microsoft/wavlm-base-plus', 'wavlm')
+    """
+    path = Path(model)
+    return path.name if path.is_absolute() or path.is_dir() else model
+
+
 def name_models(config: Config, out: Path) -> tuple[NamedModel, ...]:
     """Return the models of an encoding analysis; the others are compared with the first.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class Encoded:
     ----------
     settings : Settings or None
         Of the run; None where no log has them, or where participants' differ.
+    models : str
+        The speech models that were not tuned, by the names of their folders or on the hub.
     bands, layers, nuisance : str
         In words; empty where there is nothing to tell.
     controls : str
@@ -41,6 +43,7 @@ class Encoded:
     """
 
     settings: Settings | None
+    models: str
     bands: str
     layers: str
     nuisance: str
@@ -102,6 +105,7 @@ def find_encoded(
     ]
     return Encoded(
         settings=settings,
+        models=_join(_name_models(encoded.values())),
         bands=describe_bands(chosen) if chosen else "",
         layers=_join([f"{layer}" for layer in chosen.get("layers") or ()]),
         nuisance=_join([NUISANCE.get(name, name) for name in chosen.get("nuisance") or ()]),
@@ -116,6 +120,19 @@ def find_encoded(
         has_positions=any(table["x"].notna().any() for table in electrodes),
         is_group=is_group,
     )
+
+
+def _name_models(encoded: Iterable[Encoding]) -> list[str]:
+    """Return the models' names as the tables' sidecars have them, mel spectra as such."""
+    names = []
+    for found in encoded:
+        models: Any = found.sidecar.get("Models") or []
+        for model in models:
+            if model.get("Name") == "mel":
+                names.append("a mel spectrogram")
+            elif model.get("Kind") in {"untuned", "other"}:
+                names.append(str(model.get("Model", model.get("Label"))))
+    return list(dict.fromkeys(names))
 
 
 NUISANCE = {

@@ -46,7 +46,7 @@ from bids_speechdecode.steps.encoding.tables import (
     modulation_table,
     score_table,
 )
-from bids_speechdecode.steps.speech_model_names import NamedModel
+from bids_speechdecode.steps.speech_model_names import NamedModel, model_name
 from bids_speechdecode.timeline import sample_at
 
 VERSION = 2
@@ -496,6 +496,8 @@ def _about(
                 "Seed": m.seed,
                 "Amount": m.amount,
                 "Name": m.target.name,
+                # Without the path, which may differ between machines that share one output.
+                "Model": "n/a" if m.target.name == "mel" else model_name(m.target.model),
                 "Fingerprint": m.fingerprint,
             }
             for m in models

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bids_speechdecode.audio.context import SHORTEST_CONTEXT
 from bids_speechdecode.audio.speech_models import (
     LayeredModel,
     load_speech_model,
@@ -29,6 +30,7 @@ from bids_speechdecode.bids.derivatives import (
     Derivatives,
     fingerprint,
     invalidate,
+    read_sidecar,
     signature,
     write_sidecar,
     write_tsv,
@@ -37,7 +39,7 @@ from bids_speechdecode.config import Config, Control, FmriConfig, TargetConfig
 from bids_speechdecode.decoding.checkpoint import read_state, write_state
 from bids_speechdecode.encoding.fmri_tuning import Story, Tuned, tune, with_amount, with_control
 from bids_speechdecode.encoding.listener import hear_story
-from bids_speechdecode.encoding.lora import save_adapters
+from bids_speechdecode.encoding.lora import ADAPTER_FILES, save_adapters
 from bids_speechdecode.encoding.refit import StoryFeatures, held_out_score
 from bids_speechdecode.encoding.stories import AUDIO_RATE, prepare_story
 from bids_speechdecode.errors import UsageError
@@ -127,6 +129,12 @@ def plan_tuning(
         If functional runs and events do not fit, or there are too few stories.
     """
     _require_weights(config.target)
+    if config.encoding.context < SHORTEST_CONTEXT:
+        raise UsageError(
+            "The windows of sound are too short for a speech model.",
+            expected=f"at least {SHORTEST_CONTEXT:g} s",
+            found=f"context = {config.encoding.context:g} in [encoding]",
+        )
     runs = find_bold(
         dataset,
         participants,
@@ -337,12 +345,14 @@ def _tune_one(group: Group, variant: Variant, out: Derivatives, dry_run: bool) -
     progress = group.progress
     label, key = variant.label(group.who), group.signature(variant)
     history = folder_of(out, label) / "tuning.tsv"
-    if out.is_current(history, key):
+    whole = all((history.parent / name).is_file() for name in ADAPTER_FILES)
+    if whole and out.is_current(history, key):
         progress.skip("tune", label, "current")
         return
     if dry_run:
         progress.skip("tune", label, "would be tuned")
         return
+    _warn_of_others(history, label, group.participants)
     state = group.work_dir / f"{label}-{key[:16]}.checkpoint"
     with progress.task("tune", label, 1.0) as advance:
         training, tuned = _fit(group, variant, state, _shares(advance))
@@ -357,6 +367,19 @@ def _tune_one(group: Group, variant: Variant, out: Derivatives, dry_run: bool) -
     _forget(state)
     r, before = _mean_r(tuned_r), _mean_r(group.untuned_r)
     log.info("%s: r in the test stories %.4f, untuned %.4f", label, r, before)
+
+
+def _warn_of_others(history: Path, label: str, participants: list[str]) -> None:
+    """Say it if a model of other people is replaced: the label does not tell them apart."""
+    before = read_sidecar(history).get("Participants", participants)
+    if before != participants:
+        log.warning(
+            "%s was tuned on sub-%s and is replaced by one of sub-%s; encode again what used it, "
+            "or write to another output folder",
+            label,
+            ", sub-".join(before),
+            ", sub-".join(participants),
+        )
 
 
 def _fit(
