@@ -322,12 +322,15 @@ class Group:
 
     def describe(self) -> str:
         """Return in one line what is tuned on what."""
-        split = self.split
-        names = ", ".join(story.name for story in split.test)
+        # One sound counts once, also where people heard it at other times of the TR.
+        train, validation, test = (
+            sorted({story.audio.name for story in part})
+            for part in (self.split.train, self.split.validation, self.split.test)
+        )
         return (
             f"{self.who}: {len(self.runs)} functional runs of {len(self.participants)} "
-            f"participants; {len(split.train)} stories to train on, {len(split.validation)} to "
-            f"choose the epoch, {len(split.test)} to test ({names})"
+            f"participants; {len(train)} stories to train on, {len(validation)} to "
+            f"choose the epoch, {len(test)} to test ({', '.join(test)})"
         )
 
 
