@@ -8,7 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from bids_speechdecode.errors import DataError, MissingInputError, UsageError
 from bids_speechdecode.group.encoding.summary import read_encoding
 from bids_speechdecode.progress import Progress
 from bids_speechdecode.signals.export import write_brainvision_header
-from bids_speechdecode.steps.context import Context
+from bids_speechdecode.steps.context import Context, signal_fingerprint
 from bids_speechdecode.steps.encoding import score as step
 from bids_speechdecode.steps.encoding.frames import feature_file, nuisance_file
 from bids_speechdecode.steps.encoding.responses import edges_of, load_responses, make_responses
@@ -608,3 +609,14 @@ def test_tables_without_a_sidecar_are_nobodys(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="complete") as error:
         read_encoding(tmp_path, ["01", "02"], "x")
     assert "sub-01" in str(error.value)
+
+
+def test_a_signal_counts_behind_an_unchanged_header(tmp_path: Path) -> None:
+    """The samples of BrainVision do not lie in the file that names the recording."""
+    header, samples = tmp_path / "a.vhdr", tmp_path / "a.eeg"
+    header.write_text("[Common Infos]\nDataFile=a.eeg\n")
+    samples.write_bytes(bytes(64))
+    planned: Any = SimpleNamespace(recording=SimpleNamespace(path=header, format="brainvision"))
+    before = signal_fingerprint(planned)
+    samples.write_bytes(b"\1" * 64)
+    assert signal_fingerprint(planned) != before

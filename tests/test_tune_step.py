@@ -424,6 +424,26 @@ def test_constant_voxels_are_dropped_in_all_runs(made: Path, tmp_path: Path) -> 
         np.testing.assert_allclose(bold, whole.bold[name][:, same], atol=1e-5)
 
 
+def test_stories_of_one_file_name_stay_apart(made: Path, tmp_path: Path) -> None:
+    """Their BOLD would be averaged, and what is held out would be trained on."""
+    root = Path(shutil.copytree(made, tmp_path / "data"))
+    for story in STORIES:
+        (root / "stimuli" / story).mkdir()
+        (root / "stimuli" / f"{story}.wav").rename(root / "stimuli" / story / "story.wav")
+    for path in root.rglob("*_events.tsv"):
+        text = path.read_text()
+        for story in STORIES:
+            text = text.replace(f"{story}.wav", f"{story}/story.wav")
+        path.write_text(text)
+    config = configure(root)
+    names = [story.name for story in plan(root, config).split.all]
+    assert sorted(names) == sorted(f"{story}/story.wav" for story in STORIES)
+    bold = load_bold("01", plan(root, config).split.all, config.fmri).bold
+    whole = load_bold("01", plan(made, configure(made)).split.all, config.fmri).bold
+    for story in STORIES:
+        np.testing.assert_array_equal(bold[f"{story}/story.wav"], whole[f"{story}.wav"])
+
+
 def test_nothing_varies(made: Path, tmp_path: Path) -> None:
     """An image of zeros is an export that failed."""
     root = Path(shutil.copytree(made, tmp_path / "data"))
