@@ -272,7 +272,9 @@ def test_current_means_whole_and_of_this_signature(tmp_path):
     write_sidecar(path, step="embed", signature="s1", Model="m")
     assert out.is_current(path, "s1")
     assert not out.is_current(path, "s2")
-    assert read_sidecar(path) == {"Model": "m", "Step": "embed", "Signature": "s1"}
+    sizes = {path.name: path.stat().st_size}
+    made = {"Model": "m", "Step": "embed", "Signature": "s1", "Bytes": sizes}
+    assert read_sidecar(path) == made
     path.unlink()
     assert not out.is_current(path, "s1")
 

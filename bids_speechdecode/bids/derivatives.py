@@ -2,7 +2,8 @@
 
 A derivative is its own cache. Its sidecar carries the signature of what made it and is written
 after the data; replacing the data first removes the sidecar. So a sidecar on disk always
-describes the complete data beside it, wherever the program was interrupted.
+describes the complete data beside it, wherever the program was interrupted. It also has the size
+of each of its files, so that one that was cut short later (a full disk, a broken copy) is found.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from bids_speechdecode import __version__
-from bids_speechdecode.errors import CannotWriteError, InputOutputError, UsageError
+from bids_speechdecode.errors import CannotWriteError, DataError, InputOutputError, UsageError
 
 NAME = "bids_speechdecode"
 _BIDS_VERSION = "1.10.0"
@@ -291,8 +292,9 @@ class Derivatives:
         return self.root / entity_name({"atlas": word}, "dseg", ".tsv")
 
     def is_current(self, path: Path, signature: str) -> bool:
-        """Return whether a derivative exists and was made with this signature."""
-        return path.exists() and read_sidecar(path).get("Signature") == signature
+        """Return whether a derivative is there, whole and made with this signature."""
+        about = read_sidecar(path)
+        return "Bytes" in about and about.get("Signature") == signature and not find_damage(path)
 
 
 def entity_name(entities: Mapping[str, str | None], suffix: str, extension: str) -> str:
@@ -495,15 +497,28 @@ _TEXT_COLUMNS = (
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Return a BIDS table; ``n/a`` becomes NaN, other words stay as they are."""
-    return pd.read_csv(
-        path,
-        sep="\t",
-        na_values=["n/a"],
-        keep_default_na=False,
-        dtype=dict.fromkeys(_TEXT_COLUMNS, str),
-        encoding="utf-8-sig",
-    )
+    """Return a BIDS table; ``n/a`` becomes NaN, other words stay as they are.
+
+    Raises
+    ------
+    DataError
+        It is not a table, or not the one that its sidecar was written for.
+    """
+    if damage := find_damage(path):
+        raise damaged(path, damage)
+    if path.stat().st_size == 1:  # a table without rows may have no header either
+        return pd.DataFrame()
+    try:
+        return pd.read_csv(
+            path,
+            sep="\t",
+            na_values=["n/a"],
+            keep_default_na=False,
+            dtype=dict.fromkeys(_TEXT_COLUMNS, str),
+            encoding="utf-8-sig",
+        )
+    except ValueError as error:  # not parsed, empty or not UTF-8
+        raise damaged(path, str(error).splitlines()[0]) from error
 
 
 def write_array(path: Path, array: np.ndarray, *, shared: bool = False) -> None:
@@ -529,7 +544,9 @@ def invalidate(path: Path) -> None:
     sidecar_path(path).unlink(missing_ok=True)
 
 
-def write_sidecar(path: Path, *, step: str, signature: str, **fields: object) -> None:
+def write_sidecar(
+    path: Path, *, step: str, signature: str, others: Iterable[Path] = (), **fields: object
+) -> None:
     """Write the sidecar of a derivative; call it last, when all its data are on disk.
 
     Parameters
@@ -538,10 +555,41 @@ def write_sidecar(path: Path, *, step: str, signature: str, **fields: object) ->
         The derivative, not the sidecar.
     step, signature : str
         Which step made it, and the signature that `Derivatives.is_current` compares.
+    others : iterable of path
+        Files of the same output that were made together with it, such as headers.
     fields : JSON values
         What else the sidecar says.
     """
-    write_json(sidecar_path(path), {**fields, "Step": step, "Signature": signature})
+    sizes = {os.path.relpath(p, path.parent): p.stat().st_size for p in (path, *others)}
+    content = {**fields, "Step": step, "Signature": signature, "Bytes": sizes}
+    write_json(sidecar_path(path), content)
+
+
+def find_damage(path: Path) -> str:
+    """Return which file of a derivative is missing or has not the size that its sidecar says.
+
+    Empty where all are whole, and where no sidecar says a size. Contents are not read.
+    """
+    sizes = read_sidecar(path).get("Bytes", {})
+    if not isinstance(sizes, dict):
+        return "no sizes in the sidecar"
+    for name, size in sizes.items():
+        file = path.parent / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            return f"{file.name}: " + ("missing" if found is None else f"{found} of {size} bytes")
+    return ""
+
+
+def damaged(path: Path, found: str) -> DataError:
+    """Return the error of a file in the output that is not as it was written."""
+    return DataError(
+        "A file in the output is damaged, or was changed after it was written.",
+        found=found,
+        where=path,
+        fix="run the command that made it once more (participant level, without --steps): "
+        "what is damaged is made again",
+    )
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:

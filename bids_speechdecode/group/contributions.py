@@ -244,10 +244,7 @@ def _why_unusable(path: Path) -> str:
 
 def _read(path: Path) -> pd.DataFrame:
     """Return a participant's table, or raise DataError saying what is wrong with it."""
-    try:
-        table = read_table(path)
-    except (ValueError, OSError) as error:
-        raise DataError("A table cannot be read.", found=str(error), where=path) from error
+    table = read_table(path)
     missing = [name for name in _NEEDED if name not in table]
     if missing:
         raise DataError(

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from bids_speechdecode import __version__
-from bids_speechdecode.bids.derivatives import write_text
+from bids_speechdecode.bids.derivatives import damaged, write_text
 from bids_speechdecode.report.figures import MINUS, WIDTH, mark_simulated
 
 DASH = "\N{EN DASH}"  # where there is no value
@@ -192,10 +192,13 @@ def clock(seconds: Any) -> str:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return a JSON object, empty where the file is absent."""
+    """Return a JSON object, empty where the file is absent; raise DataError where it is damaged."""
     if not path.is_file():
         return {}
-    loaded = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
     return loaded if isinstance(loaded, dict) else {}
 
 

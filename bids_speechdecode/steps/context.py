@@ -8,9 +8,14 @@ from typing import Any
 
 from bids_speechdecode.bids.alignment import Segment
 from bids_speechdecode.bids.dataset import signal_files
-from bids_speechdecode.bids.derivatives import Derivatives, fingerprint, read_sidecar
+from bids_speechdecode.bids.derivatives import (
+    Derivatives,
+    find_damage,
+    fingerprint,
+    read_sidecar,
+)
 from bids_speechdecode.config import Config
-from bids_speechdecode.errors import MissingInputError
+from bids_speechdecode.errors import DataError, MissingInputError
 from bids_speechdecode.progress import Progress
 from bids_speechdecode.steps.plan import ParticipantPlan, PlannedRecording
 
@@ -87,12 +92,21 @@ class Context:
 
 
 def require_step(path: Path, step: str) -> Path:
-    """Return `path` if it exists; otherwise say which step makes it."""
+    """Return `path` if it is there and whole; otherwise say which step makes it."""
     if not path.exists():
         raise MissingInputError(
             f"the results of step {step!r} are missing",
             expected=str(path),
             fix=f"run the same command with --steps {step}, or without --steps",
+        )
+    if damage := find_damage(path):
+        raise DataError(
+            f"the results of step {step!r} are damaged",
+            expected="files of the size that the sidecar says",
+            found=damage,
+            where=path,
+            fix=f"run the same command with --steps {step}, or without --steps: "
+            "what is damaged is made again",
         )
     return path
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -64,7 +65,7 @@ RANK_COLUMNS = {
 
 @dataclass(frozen=True)
 class Result:
-    """A condition on one set of held-out windows."""
+    """A condition on one set of held-out windows, and the tables and arrays that keep it."""
 
     condition: str
     audio: str
@@ -72,6 +73,7 @@ class Result:
     n_train_windows: int
     scores: Scores
     blocks: np.ndarray
+    files: tuple[Path, ...] = ()
 
 
 def evaluate(context: Context) -> None:
@@ -90,14 +92,14 @@ def evaluate(context: Context) -> None:
         return
     invalidate(table_path)  # the files of single conditions, written first, have no signature
     results = list(_score_everything(context))
-    write_tsv(
-        context.summary_file("contrasts", "scores", ".tsv"), _contrast_table(context, results)
-    )
+    contrasts = context.summary_file("contrasts", "scores", ".tsv")
+    write_tsv(contrasts, _contrast_table(context, results))
     write_tsv(table_path, _condition_table(context, results))
     write_sidecar(
         table_path,
         step="evaluate",
         signature=key,
+        others=[contrasts, *(file for result in results for file in result.files)],
         Description="Retrieval of held-out windows: one row a condition and audio version",
         Columns={"relative_rank": "0 best, 0.5 chance, 1 worst; mean over test windows"},
         Notes={f"{r.condition} ({r.audio})": r.scores.notes for r in results},
@@ -143,9 +145,9 @@ def _score(
         order = np.arange(len(test))
         scores = score_ranks(brain, audio, blocks, order, context.config.evaluation, rng)
         result = Result(condition, version, task, n_train, scores, blocks)
-        _write_condition(context, result, test, brain, audio)
+        files = _write_condition(context, result, test, brain, audio)
         advance(1)
-    return result
+    return replace(result, files=files)
 
 
 def _embed(
@@ -163,8 +165,9 @@ def _embed(
 
 def _write_condition(
     context: Context, result: Result, test: LoadedWindows, brain: np.ndarray, audio: np.ndarray
-) -> None:
+) -> tuple[Path, ...]:
     """Write one row a window (per recording), the embeddings, and the draws of the nulls."""
+    files = []
     desc = _desc(result)
     ranks = test.table.assign(
         duration=context.config.windows.duration,
@@ -177,10 +180,12 @@ def _write_condition(
     for label, rows in ranks.groupby("recording"):
         path = context.recording_file(context.plan[str(label)], desc, "events", ".tsv")
         write_tsv(path, rows[list(RANK_COLUMNS)].sort_values("onset"))
+        files.append(path)
         write_json(path.with_suffix(".json"), _describe_columns(context))
     for name, array in (("brain", brain), ("audio", audio)):
         path = context.summary_file(f"{desc}{name}", "embeddings", ".npy", result.task)
         write_array(path, array.astype(np.float32))
+        files.append(path)
         write_json(
             path.with_suffix(".json"),
             {
@@ -190,8 +195,10 @@ def _write_condition(
                 "Simulated": context.plan.simulated,
             },
         )
+    path = context.summary_file(desc, "scores", ".json", result.task)
+    files.append(path)
     write_json(
-        context.summary_file(desc, "scores", ".json", result.task),
+        path,
         {
             **_row(context, result),
             "null_shift_draws": result.scores.shift.draws.round(6).tolist(),
@@ -200,6 +207,7 @@ def _write_condition(
             "settings": asdict(context.config.evaluation),
         },
     )
+    return tuple(files)
 
 
 def _desc(result: Result) -> str:

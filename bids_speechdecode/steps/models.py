@@ -150,11 +150,13 @@ def _keep(
     task = context.config.inputs.pretrain_task if model == PRETRAINED else None
     with atomic_write(path) as temporary:
         save_encoder(temporary, encoder)
-    write_tsv(context.summary_file(model, "history", ".tsv", task), history)
+    course = context.summary_file(model, "history", ".tsv", task)
+    write_tsv(course, history)
     write_sidecar(
         path,
         step="train",
         signature=key,
+        others=[course],
         Description=f"Brain encoder of condition {model}",
         Channels=model_channels(context),
         TargetMean=scaler.mean,

@@ -163,17 +163,19 @@ def _write_companions(
     context: Context, planned: PlannedRecording, eeg: Path, result: Preprocessed, key: str
 ) -> None:
     """Write header, channels and spectra; the sidecar last, it says 'complete'."""
-    write_brainvision_header(eeg, planned.montage.names, result.rate, result.n_times)
+    headers = write_brainvision_header(eeg, planned.montage.names, result.rate, result.n_times)
     channels = context.recording_file(planned, "preproc", "channels", ".tsv")
     write_tsv(channels, _channels_table(planned, result, context.config.preprocess.highpass))
     write_json(channels.with_suffix(".json"), _describe(CHANNEL_COLUMNS))
-    write_tsv(context.recording_file(planned, "preproc", "spectra", ".tsv"), _spectra(result))
+    spectra = context.recording_file(planned, "preproc", "spectra", ".tsv")
+    write_tsv(spectra, _spectra(result))
     copy_electrodes(context, planned)
     preprocessing = context.config.preprocess
     write_sidecar(
         eeg,
         step="preprocess",
         signature=key,
+        others=(*headers, channels, spectra),
         Description="Band-limited, decimated, robustly scaled signal; unit: robust z",
         Sources=[planned.recording.path.name],
         TaskName=planned.recording.task,

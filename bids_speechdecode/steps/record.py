@@ -17,7 +17,7 @@ import torch
 
 from bids_speechdecode.bids.alignment import Segment
 from bids_speechdecode.bids.dataset import Recording
-from bids_speechdecode.bids.derivatives import Derivatives, write_json, write_text
+from bids_speechdecode.bids.derivatives import Derivatives, damaged, write_json, write_text
 from bids_speechdecode.config import Config, config_to_toml
 from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.locate import Located
@@ -62,7 +62,10 @@ def read_left_out(out: Derivatives, participant: str) -> dict[str, str]:
     path = plan_file(out, participant)
     if not path.exists():
         return {}
-    return {row["what"]: row["why"] for row in json.loads(path.read_text())["left_out"]}
+    try:
+        return {row["what"]: row["why"] for row in json.loads(path.read_text("utf-8"))["left_out"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(path, str(error)) from error
 
 
 def describe_plan(plan: ParticipantPlan) -> dict[str, object]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bids_speechdecode.audio.adapters import WEIGHTS_FILE
 from bids_speechdecode.audio.context import SHORTEST_CONTEXT
 from bids_speechdecode.audio.speech_models import (
     LayeredModel,
@@ -39,13 +40,13 @@ from bids_speechdecode.config import Config, Control, FmriConfig, TargetConfig
 from bids_speechdecode.decoding.checkpoint import read_state, write_state
 from bids_speechdecode.encoding.fmri_tuning import Story, Tuned, tune, with_amount, with_control
 from bids_speechdecode.encoding.listener import hear_story
-from bids_speechdecode.encoding.lora import ADAPTER_FILES, save_adapters
+from bids_speechdecode.encoding.lora import save_adapters
 from bids_speechdecode.encoding.refit import StoryFeatures, held_out_score
 from bids_speechdecode.encoding.stories import AUDIO_RATE, prepare_story
-from bids_speechdecode.errors import UsageError
+from bids_speechdecode.errors import DataError, UsageError
 from bids_speechdecode.progress import Progress
 from bids_speechdecode.steps.context import WORK
-from bids_speechdecode.steps.speech_model_names import FOLDER
+from bids_speechdecode.steps.speech_model_names import FOLDER, about_adapter
 from bids_speechdecode.steps.tuning.stories import (
     ParticipantBold,
     PlannedStory,
@@ -348,8 +349,7 @@ def _tune_one(group: Group, variant: Variant, out: Derivatives, dry_run: bool) -
     progress = group.progress
     label, key = variant.label(group.who), group.signature(variant)
     history = folder_of(out, label) / "tuning.tsv"
-    whole = all((history.parent / name).is_file() for name in ADAPTER_FILES)
-    if whole and out.is_current(history, key):
+    if out.is_current(history, key) and _is_named(history.parent):
         progress.skip("tune", label, "current")
         return
     if dry_run:
@@ -366,10 +366,20 @@ def _tune_one(group: Group, variant: Variant, out: Derivatives, dry_run: bool) -
         tuned_target = replace(group.config.target, model=str(history.parent), half_precision=False)
         tuned_r = group.score(load_speech_model(tuned_target, device=group.device))
         fields = _describe(group, variant, label, base, training, tuned, tuned_r)
-        write_sidecar(history, step="tune", signature=key, **fields)
+        weights = history.parent / WEIGHTS_FILE
+        write_sidecar(history, step="tune", signature=key, others=[weights], **fields)
     _forget(state)
     r, before = _mean_r(tuned_r), _mean_r(group.untuned_r)
     log.info("%s: r in the test stories %.4f, untuned %.4f", label, r, before)
+
+
+def _is_named(folder: Path) -> bool:
+    """Return whether the adapter still names a base; a person may have corrected which."""
+    try:
+        about_adapter(folder)
+    except DataError:
+        return False
+    return True
 
 
 def _warn_of_others(history: Path, label: str, participants: list[str]) -> None:
