@@ -177,16 +177,7 @@ def centre(values: np.ndarray, used: np.ndarray, folds: ArrayLike | None) -> np.
 
     A signal that is constant up to rounding gets deviations of exactly 0.
     """
-    codes = (
-        np.zeros(len(values), int) if folds is None else np.unique(folds, return_inverse=True)[1]
-    )
-    members = membership(codes)
-    values = np.where(used, values, 0.0)
-    means = (members @ values) / np.maximum(members @ used.astype(float), 1.0)
-    deviations = np.where(used, values - means[codes], 0.0)
-    size, spread = _multiply(values, values), _multiply(deviations, deviations)
-    constant = spread <= CONSTANT**2 * size
-    return np.where(constant, 0.0, deviations)
+    return _Groups(used, folds).centre(values)
 
 
 def standardise(values: np.ndarray, used: np.ndarray, folds: ArrayLike | None) -> np.ndarray:
@@ -194,16 +185,35 @@ def standardise(values: np.ndarray, used: np.ndarray, folds: ArrayLike | None) -
 
     0 where a signal is constant in a fold, up to rounding.
     """
-    codes = (
-        np.zeros(len(values), int) if folds is None else np.unique(folds, return_inverse=True)[1]
-    )
-    members = membership(codes)
-    deviations = centre(values, used, folds)
-    n_used = np.maximum(members @ used.astype(float), 1.0)
-    spread = np.sqrt((members @ deviations**2) / n_used)
-    size = np.sqrt((members @ np.where(used, values, 0.0) ** 2) / n_used)
-    constant = spread <= CONSTANT * size
-    return np.where(constant[codes], 0.0, deviations / np.where(constant, 1.0, spread)[codes])
+    return _Groups(used, folds).standardise(values)
+
+
+class _Groups:
+    """The `used` samples (n_times, n_electrodes) of each fold, for several signals."""
+
+    def __init__(self, used: np.ndarray, folds: ArrayLike | None) -> None:
+        self.used = used
+        self._codes = (
+            np.zeros(len(used), int) if folds is None else np.unique(folds, return_inverse=True)[1]
+        )
+        self._members = membership(self._codes)
+        self._n_used = np.maximum(self._members @ used.astype(float), 1.0)
+
+    def centre(self, values: np.ndarray) -> np.ndarray:
+        values = np.where(self.used, values, 0.0)
+        means = (self._members @ values) / self._n_used
+        deviations = np.where(self.used, values - means[self._codes], 0.0)
+        size, spread = _multiply(values, values), _multiply(deviations, deviations)
+        constant = spread <= CONSTANT**2 * size
+        return np.where(constant, 0.0, deviations)
+
+    def standardise(self, values: np.ndarray) -> np.ndarray:
+        deviations = self.centre(values)
+        spread = np.sqrt((self._members @ deviations**2) / self._n_used)
+        size = np.sqrt((self._members @ np.where(self.used, values, 0.0) ** 2) / self._n_used)
+        constant = spread <= CONSTANT * size
+        scale = np.where(constant, 1.0, spread)
+        return np.where(constant[self._codes], 0.0, deviations / scale[self._codes])
 
 
 def membership(codes: np.ndarray) -> sparse.csr_array:
@@ -220,18 +230,22 @@ def paired_deviations(
     prediction: np.ndarray, response: np.ndarray, folds: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the deviations of both where both are finite (else 0), and where that is."""
-    used = np.isfinite(prediction) & np.isfinite(response)
-    x, y = (centre(values.astype(float), used, folds) for values in (prediction, response))
-    return x, y, used
+    groups = _common(prediction, response, folds)
+    x, y = (groups.centre(values.astype(float)) for values in (prediction, response))
+    return x, y, groups.used
 
 
 def standardised_pair(
     prediction: np.ndarray, response: np.ndarray, folds: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return both standardised within folds where both are finite (else 0), and where that is."""
-    used = np.isfinite(prediction) & np.isfinite(response)
-    x, y = (standardise(values.astype(float), used, folds) for values in (prediction, response))
-    return x, y, used
+    groups = _common(prediction, response, folds)
+    x, y = (groups.standardise(values.astype(float)) for values in (prediction, response))
+    return x, y, groups.used
+
+
+def _common(prediction: np.ndarray, response: np.ndarray, folds: ArrayLike | None) -> _Groups:
+    return _Groups(np.isfinite(prediction) & np.isfinite(response), folds)
 
 
 def group_stretches(
