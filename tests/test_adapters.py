@@ -12,53 +12,15 @@ import torch
 import transformers
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from tiny_models import FAMILIES, save_tiny_model
 
 from bids_speechdecode.audio.adapters import find_model_files
 from bids_speechdecode.audio.speech_models import load_speech_model, model_fingerprint
 from bids_speechdecode.config import TargetConfig
 from bids_speechdecode.errors import DataError, MissingInputError, UsageError
 
-FAMILIES = ("wav2vec2", "hubert", "wavlm", "whisper")
 N_LAYERS = 3
 QKV = ["q_proj", "k_proj", "v_proj"]
-
-
-def save_base(folder: Path, family: str) -> Path:
-    """Save a tiny random model."""
-    torch.manual_seed(3)
-    if family == "whisper":
-        config = transformers.WhisperConfig(
-            d_model=24,
-            encoder_layers=N_LAYERS,
-            decoder_layers=2,
-            encoder_attention_heads=2,
-            decoder_attention_heads=2,
-            encoder_ffn_dim=32,
-            decoder_ffn_dim=32,
-            vocab_size=64,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-            decoder_start_token_id=1,
-            init_std=0.3,
-        )
-        transformers.WhisperModel(config).save_pretrained(folder)
-        transformers.WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
-        return folder
-    config = transformers.AutoConfig.for_model(
-        family,
-        hidden_size=24,
-        num_hidden_layers=N_LAYERS,
-        num_attention_heads=2,
-        intermediate_size=32,
-        conv_dim=(16,) * 7,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
-        initializer_range=0.3,
-    )
-    transformers.AutoModel.from_config(config).save_pretrained(folder)
-    transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
-    return folder
 
 
 def adapted(model: torch.nn.Module, **changes: object) -> peft.PeftModel:
@@ -85,7 +47,9 @@ def save_adapter(folder: Path, base: Path, family: str, **changes: object) -> pe
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("bases")
-    return {family: save_base(root / family, family) for family in FAMILIES}
+    return {
+        family: save_tiny_model(root / family, family, n_layers=N_LAYERS) for family in FAMILIES
+    }
 
 
 def target(family: str, folder: Path | str, layer: int = N_LAYERS) -> TargetConfig:

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 import transformers
+from tiny_models import save_tiny_model
 
 from bids_speechdecode.audio.context import Token, context_features, window_scale
 from bids_speechdecode.audio.speech_models import LayeredModel, load_speech_model
@@ -28,35 +29,15 @@ KINDS = [
 ]
 
 
-def save_model(folder: Path, family: str, norm: str, normalise: bool) -> Path:
-    """Save a tiny random model with biases, which make the scale of the input matter."""
-    config = transformers.AutoConfig.for_model(
-        family,
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        conv_dim=(16,) * 7,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
-        do_stable_layer_norm=norm == "layer",
-        feat_extract_norm=norm,
-        conv_bias=norm == "layer",
-    )
-    torch.manual_seed(0)
-    model = transformers.AutoModel.from_config(config)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.1 * torch.randn(weight.shape))
-    model.save_pretrained(folder)
-    transformers.Wav2Vec2FeatureExtractor(do_normalize=normalise).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, bool], Path]:
     root = tmp_path_factory.mktemp("models")
-    return {kind: save_model(root / "-".join(map(str, kind)), *kind) for kind in KINDS}
+    return {
+        (family, norm, normalise): save_tiny_model(
+            root / f"{family}-{norm}-{normalise}", family, norm=norm, normalise=normalise
+        )
+        for family, norm, normalise in KINDS
+    }
 
 
 def load(folders: dict, kind: tuple[str, str, bool], layers: tuple[int, ...]) -> LayeredModel:
@@ -271,13 +252,7 @@ def test_bad_input_is_named(folders: dict) -> None:
 
 def test_whisper_hears_at_most_30_seconds(tmp_path: Path) -> None:
     """It would silently drop the end of a longer window, which is the part that counts."""
-    config = transformers.WhisperConfig(
-        d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=8, decoder_ffn_dim=8, vocab_size=8,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
-    )  # fmt: skip
-    transformers.WhisperModel(config).save_pretrained(tmp_path)
-    transformers.WhisperFeatureExtractor(feature_size=80).save_pretrained(tmp_path)
+    save_tiny_model(tmp_path, "whisper", n_layers=1)
     model = load_speech_model(TargetConfig(name="whisper", model=str(tmp_path), layer=1))
     with pytest.raises(UsageError, match="30 s"):
         features(make_sound(1.0), model, Interval(0, 1), context=31.0)

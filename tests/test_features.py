@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import save_tiny_model
 
 from bids_speechdecode.audio.features import cut_chunks, voiced_fraction, window_features
 from bids_speechdecode.audio.speech_models import load_speech_model
@@ -66,20 +66,7 @@ def settings(**changes: object) -> TargetConfig:
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a tiny random wav2vec 2.0 with group norm over time, saved once."""
-    folder = tmp_path_factory.mktemp("model")
-    config = transformers.Wav2Vec2Config(
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        conv_dim=(16,) * 7,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
-    )
-    torch.manual_seed(0)
-    transformers.Wav2Vec2Model(config).save_pretrained(folder)
-    transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
-    return folder
+    return save_tiny_model(tmp_path_factory.mktemp("model"), "wav2vec2")
 
 
 def test_the_mean_of_a_window_of_time_is_its_middle() -> None:

@@ -10,6 +10,7 @@ import peft
 import pytest
 import torch
 import transformers
+from tiny_models import FAMILIES, make_tiny_model, save_tiny_model
 from torch import nn
 
 from bids_speechdecode.audio.speech_models import load_speech_model
@@ -18,41 +19,12 @@ from bids_speechdecode.encoding.lora import AttachedLora, find_projections, save
 from bids_speechdecode.errors import UsageError
 
 N_LAYERS = 2
-WAVE = {
-    "hidden_size": 16,
-    "num_hidden_layers": N_LAYERS,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "conv_dim": (8,) * 7,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-}
-WHISPER = {
-    "d_model": 16,
-    "encoder_layers": N_LAYERS,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 24,
-    "decoder_ffn_dim": 24,
-    "vocab_size": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "decoder_start_token_id": 1,
-    "max_source_positions": 50,
-    "num_mel_bins": 8,
-}
-FAMILIES = ("wav2vec2", "hubert", "wavlm", "whisper")
 
 
 def make_whole(family: str) -> nn.Module:
-    """Return a tiny random model as transformers' AutoModel gives it."""
-    torch.manual_seed(3)
-    if family == "whisper":
-        return transformers.WhisperModel(transformers.WhisperConfig(**WHISPER)).eval()
-    config = transformers.AutoConfig.for_model(family, **WAVE)
-    return transformers.AutoModel.from_config(config).eval()
+    """Return a tiny model; the encoder of Whisper hears 1 s, in 8 bands."""
+    short = {"max_source_positions": 50, "num_mel_bins": 8} if family == "whisper" else {}
+    return make_tiny_model(family, spread=0.0, seed=3, **short)
 
 
 def encoder_of(whole: nn.Module) -> nn.Module:
@@ -180,13 +152,7 @@ def test_a_model_without_such_attention_is_named() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_saved_folder_is_the_tuned_model(family: str, tmp_path: Path) -> None:
     """What was tuned is what later runs hear: attached, saved, loaded and merged are one model."""
-    whole = make_whole(family)
-    whole.save_pretrained(tmp_path / "base")
-    if family == "whisper":
-        extractor = transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=1)
-    else:
-        extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
-    extractor.save_pretrained(tmp_path / "base")
+    save_tiny_model(tmp_path / "base", family)
     settings = TargetConfig(name=family, model=str(tmp_path / "base"), layer=1, chunk=1.0)  # type: ignore[arg-type]
     sound = torch.randn((1, 16000), generator=torch.Generator().manual_seed(4))
     model = load_speech_model(settings)

@@ -19,6 +19,7 @@ import soundfile
 import torch
 import transformers
 from huggingface_hub import constants
+from tiny_models import FAMILIES, save_tiny_model
 from transformers import audio_utils
 
 from bids_speechdecode.audio import model_files
@@ -34,42 +35,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 WHISPER = SHARED / "models" / "whisper-tiny.en"
 N_LAYERS = 3
 
-WAVE_MODELS = {
-    "wav2vec2": (transformers.Wav2Vec2Config, transformers.Wav2Vec2Model),
-    "hubert": (transformers.HubertConfig, transformers.HubertModel),
-    "wavlm": (transformers.WavLMConfig, transformers.WavLMModel),
-}
-VARIANTS = [(family, norm) for family in WAVE_MODELS for norm in ("group", "layer")]
-
-
-def with_random_weights(model: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Move every weight off its initial value, or norms and biases would test nothing."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-    return model.eval()
-
-
-def save_wave_model(folder: Path, family: str, norm: str, **changes: object) -> Path:
-    """Save a tiny random model; the layer-norm variant is that of the large models."""
-    make_config, make_model = WAVE_MODELS[family]
-    settings = {
-        "hidden_size": 24,
-        "num_hidden_layers": N_LAYERS,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "conv_dim": (16,) * 7,
-        "num_conv_pos_embeddings": 16,
-        "num_conv_pos_embedding_groups": 4,
-        "do_stable_layer_norm": norm == "layer",
-        "feat_extract_norm": norm,
-        "conv_bias": norm == "layer",
-    }
-    config = make_config(**{**settings, **changes})
-    with_random_weights(make_model(config), seed=1).save_pretrained(folder)
-    transformers.Wav2Vec2FeatureExtractor(do_normalize=norm == "layer").save_pretrained(folder)
-    return folder
+VARIANTS = [(family, norm) for family in FAMILIES[:3] for norm in ("group", "layer")]
 
 
 @pytest.fixture(scope="module")
@@ -77,26 +43,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Pa
     """Tiny random models of each family in both layer-norm variants, saved once."""
     root = tmp_path_factory.mktemp("models")
     folders = {
-        (family, norm): save_wave_model(root / f"{family}-{norm}", family, norm)
+        (family, norm): save_tiny_model(
+            root / f"{family}-{norm}",
+            family,
+            n_layers=N_LAYERS,
+            norm=norm,
+            normalise=norm == "layer",
+        )
         for family, norm in VARIANTS
     }
-    config = transformers.WhisperConfig(
-        d_model=24,
-        encoder_layers=N_LAYERS,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        vocab_size=64,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-    )
-    folders["whisper", ""] = root / "whisper"
-    with_random_weights(transformers.WhisperModel(config), 2).save_pretrained(root / "whisper")
-    transformers.WhisperFeatureExtractor(feature_size=80).save_pretrained(root / "whisper")
+    folders["whisper", ""] = save_tiny_model(root / "whisper", "whisper", n_layers=N_LAYERS)
     return folders
 
 
@@ -245,11 +201,11 @@ def test_half_precision_is_close(models: dict) -> None:
 def test_a_pretraining_checkpoint_with_an_adapter_loads(tmp_path: Path) -> None:
     """The default model is saved with its pretraining head; others carry an adapter."""
     config = transformers.Wav2Vec2Config.from_pretrained(
-        save_wave_model(tmp_path / "base", "wav2vec2", "layer", add_adapter=True)
+        save_tiny_model(tmp_path / "base", "wav2vec2", norm="layer", add_adapter=True)
     )
     config.num_codevector_groups, config.num_codevectors_per_group = 2, 4
     config.codevector_dim = config.proj_codevector_dim = 8
-    whole = with_random_weights(transformers.Wav2Vec2ForPreTraining(config), 3)
+    whole = transformers.Wav2Vec2ForPreTraining(config).eval()
     whole.save_pretrained(tmp_path / "base")
     waves = random_waves(1, 1.0)
     values = (waves - waves.mean()) / waves.std(correction=0)
@@ -281,7 +237,7 @@ def test_whisper_chunks_end_at_30_seconds(models: dict) -> None:
 
 def test_pickled_weights_are_refused_with_the_command_that_converts(tmp_path: Path) -> None:
     """A pickle may run any code; the command in the message must really work."""
-    folder = save_wave_model(tmp_path / "model", "wav2vec2", "layer")
+    folder = save_tiny_model(tmp_path / "model", "wav2vec2", norm="layer")
     expected = load_speech_model(target("wav2vec2", folder, 1)).embed(random_waves(1, 0.5))
     weights = transformers.AutoModel.from_pretrained(folder).state_dict()
     (folder / "model.safetensors").unlink()
@@ -311,7 +267,7 @@ def test_a_folder_without_a_model_is_a_missing_input(tmp_path: Path, models: dic
 
 def test_damaged_weights_are_bad_data(tmp_path: Path) -> None:
     """A truncated download, and weights that do not fit, must not become random features."""
-    folder = save_wave_model(tmp_path / "model", "wav2vec2", "group")
+    folder = save_tiny_model(tmp_path / "model", "wav2vec2", normalise=False)
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-5000])
@@ -434,7 +390,7 @@ def test_a_cached_model_needs_no_network(
 
 def test_the_fingerprint_follows_the_weights_not_their_place(tmp_path: Path) -> None:
     """Targets are computed again when the model changes, and only then."""
-    a = save_wave_model(tmp_path / "a", "wav2vec2", "group")
+    a = save_tiny_model(tmp_path / "a", "wav2vec2", normalise=False)
     b = Path(shutil.copytree(a, tmp_path / "b", copy_function=shutil.copyfile))
     assert model_fingerprint(target("wav2vec2", a)) == model_fingerprint(target("wav2vec2", b))
     weights = bytearray((b / "model.safetensors").read_bytes())
