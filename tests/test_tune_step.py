@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import transformers
 from sklearn.linear_model import Ridge
+from tiny_models import save_tiny_model
 
 from bids_speechdecode.audio.speech_models import load_speech_model
 from bids_speechdecode.bids.dataset import open_dataset
@@ -43,23 +43,6 @@ STORIES = ("a", "b", "c", "d", "e")
 TINY = FmriConfig(
     n_validation=1, n_test=1, stride=1.0, delays=(1, 2), rank=2, readout=5, epochs=2, block=5
 )
-
-
-def save_model(folder: Path) -> Path:
-    """Save a tiny random WavLM."""
-    torch.manual_seed(0)
-    config = transformers.WavLMConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        conv_dim=(8,) * 7,
-        num_conv_pos_embeddings=8,
-        num_conv_pos_embedding_groups=2,
-    )
-    transformers.WavLMModel(config).save_pretrained(folder)
-    transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
-    return folder
 
 
 def write_run(root: Path, participant: str, run: int, seed: int) -> None:
@@ -95,7 +78,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(root / "stimuli" / f"{story}.wav", wave, 16000)
         for who in ("01", "02"):
             write_run(root, who, k, 10 * k + int(who))
-    save_model(root / "code" / "wavlm")
+    save_tiny_model(root / "code" / "wavlm", "wavlm", hidden_size=16)
     return root
 
 
