@@ -26,10 +26,17 @@ from bids_speechdecode.errors import DataError, MissingInputError, UsageError
 from bids_speechdecode.group.encoding.summary import read_encoding
 from bids_speechdecode.progress import Progress
 from bids_speechdecode.signals.export import write_brainvision_header
+from bids_speechdecode.signals.filters import design_filter
 from bids_speechdecode.steps.context import Context, signal_fingerprint
 from bids_speechdecode.steps.encoding import score as step
 from bids_speechdecode.steps.encoding.frames import feature_file, nuisance_file
-from bids_speechdecode.steps.encoding.responses import edges_of, load_responses, make_responses
+from bids_speechdecode.steps.encoding.gather import Responses, choose_complete, gather_responses
+from bids_speechdecode.steps.encoding.responses import (
+    edges_of,
+    filter_reach,
+    load_responses,
+    make_responses,
+)
 from bids_speechdecode.steps.encoding.run import prepare_config
 from bids_speechdecode.steps.encoding.sounds import Sound, list_sounds
 from bids_speechdecode.steps.make_plan import plan_recordings
@@ -124,17 +131,25 @@ def told_time(responses: np.ndarray) -> np.ndarray:
     return (responses - 1) * 100
 
 
+def in_recording(responses: np.ndarray) -> np.ndarray:
+    """Return z-scores of one recording's responses, (n_times, n_channels), from 2 s on."""
+    scored = np.arange(len(responses)) >= SETTINGS.context * SETTINGS.rate
+    return np.asarray(
+        (responses - np.nanmean(responses[scored], axis=0)) / np.nanstd(responses[scored], axis=0)
+    )
+
+
 def smooth(seed: int) -> object:
     """Return a course of slow noise around 1 V."""
     values = np.random.default_rng(seed).normal(size=400)
     return lambda t: 1 + 0.2 * np.interp(t, np.arange(400) * 0.4 - 20, values)
 
 
-def heard_once(y: np.ndarray, stretch: np.ndarray) -> step.Responses:
+def heard_once(y: np.ndarray, stretch: np.ndarray) -> Responses:
     """Return responses to sounds that were heard once and without gaps."""
     unknown = np.full(y.shape[1], np.nan)
     valid, once = np.ones(len(y), bool), np.ones(y.shape, int)
-    return step.Responses(y, stretch, valid, once, Powers(unknown, unknown), 1)
+    return Responses(y, stretch, valid, once, Powers(unknown, unknown), 1)
 
 
 # ------------------------------------------------------------------------------ the clock
@@ -171,11 +186,10 @@ def test_a_sound_that_was_heard_in_two_halves_is_one_sound(tmp_path: Path) -> No
     assert np.isfinite(second[401:]).all()
     assert np.isnan(first[402:]).all()
     assert np.isnan(second[:398]).all()
-    found = step.gather_responses(context, [sound], ["A1", "A2"])
+    found = gather_responses(context, [sound], ["A1", "A2"])
+    expected = np.where(times[:, None] < 20, in_recording(first), in_recording(second))
     away = np.abs(times - 20) > 1
-    np.testing.assert_allclose(
-        told_time(found.values[10:-10, 0])[away[10:-10]], times[10:-10][away[10:-10]], atol=4e-3
-    )
+    np.testing.assert_allclose(found.values[away], expected[away], atol=1e-5)
     assert np.isnan(found.ceiling()).all()
     assert found.n_hearings == 1
     assert found.valid[40:].mean() > 0.99
@@ -193,8 +207,9 @@ def test_repeats_of_a_sound_give_a_ceiling_and_lie_in_one_fold(tmp_path: Path) -
     (sound,) = list_sounds(context.plan)
     channels = ["A1", "A2", "A3"]
     a, b = load_responses(context, sound, channels, "highgamma").astype(float)
-    found = step.gather_responses(context, [sound], channels)
-    np.testing.assert_allclose(found.values, (a + b) / 2, rtol=1e-6)
+    found = gather_responses(context, [sound], channels)
+    a, b = in_recording(a), in_recording(b)
+    np.testing.assert_allclose(found.values, (a + b) / 2, atol=1e-5)
     for k in range(3):
         shared_power, power = (
             np.cov(a[:, k], b[:, k])[0, 1],
@@ -220,9 +235,12 @@ def test_the_ceiling_is_lower_where_other_sounds_were_heard_once(tmp_path: Path)
         write_recording(root, run, {"A1": both, "A2": smooth(20 + run)}, sound=sound)
     context = make_context(root)
     sounds = list_sounds(context.plan)
-    found = step.gather_responses(context, sounds, ["A1", "A2"])
+    found = gather_responses(context, sounds, ["A1", "A2"])
     talk = next(sound for sound in sounds if sound.name == "talk.wav")
-    a, b = load_responses(context, talk, ["A1"], "highgamma")[..., 0].astype(float)
+    a, b = (
+        in_recording(r.astype(float))[:, 0]
+        for r in load_responses(context, talk, ["A1"], "highgamma")
+    )
     shared_power = np.cov(a, b)[0, 1]
     noise = (a.var(ddof=1) + b.var(ddof=1)) / 2 - shared_power
     twice = (found.n_averaged[found.valid, 0] == 2).mean()
@@ -233,6 +251,25 @@ def test_the_ceiling_is_lower_where_other_sounds_were_heard_once(tmp_path: Path)
     block = np.where(found.valid, found.stretch, -1)
     each = [np.sqrt(shared_power / (shared_power + noise * n)) for n in (1, 0.5)]
     np.testing.assert_allclose(found.ceiling(block)[0], np.mean(each), atol=2e-3)
+
+
+def test_the_gain_of_a_recording_does_not_matter(tmp_path: Path) -> None:
+    """Other impedance on the second day: unscaled it would decide penalty, lag, r and ceiling."""
+    found = []
+    for gain in (1.0, 1000.0):
+        root = tmp_path / f"gain{gain:g}" / "data"
+        for run, sound in ((1, "talk"), (2, "talk"), (3, "other")):
+            scale = gain if run == 2 else 1.0
+            courses = {
+                f"A{k}": lambda t, k=k, r=run, g=scale: g * (smooth(k)(t) + smooth(10 * r + k)(t))  # type: ignore[operator]
+                for k in (1, 2)
+            }
+            write_recording(root, run, courses, sound=sound)
+        context = make_context(root)
+        found.append(gather_responses(context, list_sounds(context.plan), ["A1", "A2"]))
+    np.testing.assert_allclose(found[1].values, found[0].values, atol=1e-4)
+    np.testing.assert_allclose(found[1].ceiling(), found[0].ceiling(), atol=1e-4)
+    assert (found[0].ceiling() > 0.2).all()
 
 
 def test_gaps_and_artifacts_have_no_response(tmp_path: Path) -> None:
@@ -247,7 +284,7 @@ def test_gaps_and_artifacts_have_no_response(tmp_path: Path) -> None:
     data.tofile(path)
     context = make_context(root)
     (sound,) = list_sounds(context.plan)
-    found = step.gather_responses(context, [sound], ["A1", "A2"])
+    found = gather_responses(context, [sound], ["A1", "A2"])
     times = sound.times(20.0)
     marked = (times > 9.97) & (times < 15.03)
     missing = (times > 25) & (times < 27)
@@ -256,10 +293,52 @@ def test_gaps_and_artifacts_have_no_response(tmp_path: Path) -> None:
     # The filters that take the power line out reach 3 s beyond what is missing.
     near = ((times > 9.5) & (times < 15.5)) | ((times > 21.9) & (times < 30.1))
     assert found.valid[(times >= 2) & ~near].all(), times[(times >= 2) & ~near & ~found.valid]
-    told = told_time(found.values[:, 0])
+    (response,) = load_responses(context, sound, ["A1", "A2"], "highgamma")
+    np.testing.assert_allclose(found.values, in_recording(response), atol=1e-5)
+    told = told_time(response[:, 0])
     near = ((times > 9) & (times < 16)) | ((times > 20) & (times < 32))
     away = (times > 1) & (times < 39) & ~near
     np.testing.assert_allclose(told[away], times[away], atol=4e-3)
+
+
+def test_sounds_come_as_they_were_heard(tmp_path: Path) -> None:
+    """A fold is a stretch of the session: by name, one fold would be first and last minutes."""
+    root = tmp_path / "data"
+    for run, sound in ((2, "b"), (10, "a"), (11, "b")):
+        write_recording(root, run, {"A1": smooth(1)}, sound=sound)
+    early = "0.5\t1.0\tsound\tz.wav\t0.0"  # before the other sound of its recording
+    soundfile.write(root / "stimuli" / "z.wav", np.zeros(16000), 16000)
+    write_recording(root, 3, {"A1": smooth(1)}, sound="c", events=[early])
+    sounds = list_sounds(make_context(root, respond=False).plan)
+    assert [sound.name for sound in sounds] == ["b.wav", "z.wav", "c.wav", "a.wav"]
+    assert [h.planned.label[-2:] for h in sounds[0].hearings] == ["-2", "11"]
+
+
+def test_held_out_signal_reaches_no_training_response(tmp_path: Path) -> None:
+    """The high-pass of the slow signal hands a signal on to responses half a minute away."""
+    settings = replace(SETTINGS, bands=("slow", "highgamma"), max_lag=2.0)
+    write_recording(tmp_path / "data", 1, {"A1": smooth(1)})
+    context = make_context(tmp_path / "data", settings, respond=False)
+    sounds = list_sounds(context.plan)
+    reach = filter_reach(context, sounds)
+    n, lags = 20 * 400, step.lags_of(settings)
+    taps = design_filter(20.0, context.config.preprocess.highpass, 50.0)[0]
+    raw = np.random.default_rng(0).normal(size=n)
+
+    def changes(filtered: float) -> int:
+        """Count training responses that change with the signal that a fold is scored on."""
+        folds = step._folds(settings, heard_once(np.zeros((n, 1)), np.zeros(n, int)), filtered)
+        rows = folds.list_rows(lags)
+        changed = raw.copy()
+        changed[np.unique(rows[1][:, None] + lags)] += 9
+        trained = np.unique(np.concatenate([rows[0], rows[2]])[:, None] + lags)
+        before, after = (np.convolve(x, taps, "same")[trained] for x in (raw, changed))
+        return int((before != after).sum())
+
+    assert changes(reach) == 0
+    assert changes(reach - 1) > 0
+    other = make_context(tmp_path / "data", replace(settings, bands=("theta",)), respond=False)
+    assert filter_reach(other, sounds) == 0
 
 
 # --------------------------------------------------------- channels that are not everywhere
@@ -273,13 +352,13 @@ def test_a_channel_that_one_recording_lacks_costs_the_others_nothing(tmp_path: P
     context = make_context(root)
     sounds = list_sounds(context.plan)
     channels = ["A1", "A2", "A3", "A4"]
-    found = step.gather_responses(context, sounds, channels)
+    found = gather_responses(context, sounds, channels)
     assert np.isnan(found.values[:, 3]).all()
     assert np.isfinite(found.values[found.valid][:, :3]).all()
     assert found.valid.sum() >= 2 * (800 - 40) - 2
     assert found.incomplete == ("A4",)
     assert found.stretch.tolist() == [0] * 800 + [1] * 800
-    assert [s.name for s in sounds] == ["other.wav", "talk.wav"]
+    assert [s.name for s in sounds] == ["talk.wav", "other.wav"]  # as they were heard
 
 
 def test_a_channel_that_died_in_one_of_two_repeats_keeps_the_other(tmp_path: Path) -> None:
@@ -288,10 +367,9 @@ def test_a_channel_that_died_in_one_of_two_repeats_keeps_the_other(tmp_path: Pat
     write_recording(root, 1, {"A1": ramp, "A2": smooth(2)})
     write_recording(root, 2, {"A1": lambda t: 0 * t, "A2": smooth(2)})
     context = make_context(root)
-    found = step.gather_responses(context, list_sounds(context.plan), ["A1", "A2"])
-    np.testing.assert_allclose(
-        told_time(found.values[20:-20, 0]), np.arange(800)[20:-20] / 20, atol=4e-3
-    )
+    found = gather_responses(context, list_sounds(context.plan), ["A1", "A2"])
+    (ramped,) = load_responses(context, list_sounds(context.plan)[0], ["A1"], "highgamma")[:1]
+    np.testing.assert_allclose(found.values[:, :1], in_recording(ramped), atol=1e-5)
     assert np.isnan(found.ceiling()[0])
     assert np.isfinite(found.ceiling()[1])
     assert found.incomplete == ()
@@ -302,7 +380,7 @@ def test_no_electrode_has_a_response(tmp_path: Path) -> None:
     write_recording(tmp_path / "data", 1, {"A1": smooth(1), "A2": smooth(2)})
     context = make_context(tmp_path / "data", replace(SETTINGS, context=50.0))
     with pytest.raises(DataError, match="no usable response") as error:
-        step.gather_responses(context, list_sounds(context.plan), ["A1", "A2"])
+        gather_responses(context, list_sounds(context.plan), ["A1", "A2"])
     assert "context" in str(error.value)
 
 
@@ -313,14 +391,14 @@ def test_which_electrodes_and_samples_are_used() -> None:
     y[:6, 3] = np.nan  # lacks the first
     y[:, 2] = np.nan  # dead
     wanted = np.arange(10) > 0
-    used, valid = step.choose_complete(y, wanted)
+    used, valid = choose_complete(y, wanted)
     there = np.isfinite(y) & wanted[:, None]
     sets = [list(s) for n in range(1, 6) for s in itertools.combinations(range(5), n)]
     best = max(len(s) * there[:, s].all(axis=1).sum() for s in sets)
     assert used.sum() * valid.sum() == best == 18
     assert used.tolist() == [True, True, False, False, False]
     assert valid.tolist() == wanted.tolist()
-    nothing = step.choose_complete(np.full((4, 2), np.nan), np.ones(4, bool))
+    nothing = choose_complete(np.full((4, 2), np.nan), np.ones(4, bool))
     assert not nothing[0].any()
     assert not nothing[1].any()
 

@@ -19,8 +19,9 @@ from bids_speechdecode.bids.derivatives import (
     write_tsv,
 )
 from bids_speechdecode.config import EncodingConfig
-from bids_speechdecode.signals.bands import BAND_EDGES, Bands, band_envelopes
+from bids_speechdecode.signals.bands import BAND_EDGES, SLOW, Bands, band_envelopes
 from bids_speechdecode.signals.export import write_brainvision_header
+from bids_speechdecode.signals.filters import design_filter
 from bids_speechdecode.signals.readers import open_signal
 from bids_speechdecode.steps.context import (
     Context,
@@ -40,7 +41,7 @@ Edges = tuple[float, float] | None
 
 def edges_of(settings: EncodingConfig) -> dict[str, Edges]:
     """Return the edges (Hz) of the bands that are asked for; None for the signal itself."""
-    known: dict[str, Edges] = {**BAND_EDGES, "slow": None}
+    known: dict[str, Edges] = {**BAND_EDGES, SLOW: None}
     known["highgamma"] = (settings.high_gamma[0], settings.high_gamma[1])
     return {band: known[band] for band in settings.bands}
 
@@ -102,7 +103,7 @@ def _signature(context: Context, planned: PlannedRecording, band: str) -> str:
         "reference": context.config.encoding.reference,
         "montage": planned.montage.names,
         "edges": edges_of(context.config.encoding)[band],
-        "highpass": context.config.preprocess.highpass if band == "slow" else None,
+        "highpass": context.config.preprocess.highpass if band == SLOW else None,
         "line_frequency": _line_frequency(context, planned),
     }
     return signature("responses", VERSION, settings, [signal_fingerprint(planned)])
@@ -114,11 +115,12 @@ def _write_companions(
     """Write header and channels; the sidecar last, it says 'complete'."""
     eeg, names = response_file(context, planned, band), list(planned.montage.names)
     what = "voltage" if edges is None else "amplitude of the band"
-    write_brainvision_header(eeg, names, result.rate, result.n_times, unit=f"V, {what}")
+    headers = write_brainvision_header(eeg, names, result.rate, result.n_times, unit=f"V, {what}")
     dead = {**dict.fromkeys(result.flat, "flat"), **dict.fromkeys(result.nan, "NaN")}
     types = {c.name: c.type for c in planned.recording.channels}
+    channels = context.recording_file(planned, band, "channels", ".tsv")
     write_tsv(
-        context.recording_file(planned, band, "channels", ".tsv"),
+        channels,
         pd.DataFrame(
             {
                 "name": names,
@@ -136,6 +138,7 @@ def _write_companions(
         eeg,
         step="responses",
         signature=_signature(context, planned, band),
+        others=(*headers, channels),
         Description=f"Responses in band {band}: {what}, decimated",
         Sources=[planned.recording.path.name],
         TaskName=planned.recording.task,
@@ -165,6 +168,21 @@ def responses_signature(context: Context, sounds: Sequence[Sound]) -> list[str]:
                 raise other_settings(path, "responses")
             found.append(key)
     return found
+
+
+def filter_reach(context: Context, sounds: Sequence[Sound]) -> float:
+    """Return how far (s) a sample of the responses depends on signal before and after it.
+
+    It is that of the high-pass of the slow signal; the filters of carrier bands ring for less than
+    the sound that two neighbouring samples share.
+    """
+    settings = context.config
+    if SLOW not in settings.encoding.bands:
+        return 0.0
+    lines = {_line_frequency(context, h.planned) for s in sounds for h in s.hearings}
+    rate = settings.encoding.rate
+    taps = [design_filter(rate, settings.preprocess.highpass, line)[0] for line in lines]
+    return max(len(t) // 2 for t in taps) / rate
 
 
 def load_responses(

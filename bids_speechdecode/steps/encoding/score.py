@@ -7,7 +7,7 @@ time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,11 @@ from bids_speechdecode.bids.derivatives import (
 )
 from bids_speechdecode.config import EncodingConfig
 from bids_speechdecode.encoding.banded import fit_banded_ridge
-from bids_speechdecode.encoding.ceilings import Powers, measure_powers
 from bids_speechdecode.encoding.folds import Folds, contiguous_folds
 from bids_speechdecode.encoding.nulls import circular_shift_p, false_discovery_rate
 from bids_speechdecode.encoding.ridge import LaggedRidge, fit_lagged_ridge, stack_delays
 from bids_speechdecode.encoding.scores import correlate, r2
-from bids_speechdecode.errors import DataError
+from bids_speechdecode.encoding.views import RESPONSIVE_Q
 from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.encoding.frames import (
     feature_file,
@@ -35,10 +34,14 @@ from bids_speechdecode.steps.encoding.frames import (
     load_nuisance,
     nuisance_file,
 )
-from bids_speechdecode.steps.encoding.responses import edges_of, load_responses, responses_signature
+from bids_speechdecode.steps.encoding.gather import Responses, gather_responses
+from bids_speechdecode.steps.encoding.responses import (
+    edges_of,
+    filter_reach,
+    responses_signature,
+)
 from bids_speechdecode.steps.encoding.sounds import HeardSegment, Sound
 from bids_speechdecode.steps.encoding.tables import (
-    RESPONSIVE_Q,
     Fit,
     Heard,
     contrast_tables,
@@ -49,7 +52,7 @@ from bids_speechdecode.steps.encoding.tables import (
 from bids_speechdecode.steps.speech_model_names import NamedModel, model_name
 from bids_speechdecode.timeline import sample_at
 
-VERSION = 2
+VERSION = 4
 # Seconds of sound before a sample that the nuisance features cover, and their step: brains respond
 # to acoustics for a few hundred milliseconds; our default.
 NUISANCE_PAST, NUISANCE_STEP = 0.7, 0.1
@@ -92,59 +95,14 @@ COLUMNS = {
     "coherence_chance": "Coherence that unrelated signals are expected to have",
     "reference": "Speech model that the other is compared with",
     "modulation": "Band of modulation (Hz), or broadband",
-    "electrodes": "all, or responsive: q <= 0.05 with either model",
+    "electrodes": "all, or responsive: q <= 0.05 with any of the models, in any layer",
     "n_electrodes": "Number of electrodes",
     "difference": "r with the model minus r with the reference",
     "ci_low": "Confidence interval of the difference",
     "ci_high": "Confidence interval of the difference",
+    "detectable": "Smallest true difference that would be found with a power of 0.8",
     "simulated": "Whether the data are simulated",
 }
-
-
-@dataclass(frozen=True)
-class Responses:
-    """What all electrodes did while the sounds were heard.
-
-    Attributes
-    ----------
-    values : array of float32, shape (n_times, n_bands * n_electrodes)
-        Mean over repeats, band after band; NaN where an electrode has no response at all.
-    stretch : array of int, shape (n_times,)
-        The sound of each sample.
-    valid : array of bool, shape (n_times,)
-    n_averaged : array of int, shape (n_times, n_bands * n_electrodes)
-        Hearings whose mean `values` are.
-    powers : Powers
-        Of signal and noise in one hearing, from the sounds that were heard repeatedly.
-    n_hearings : int
-        The largest number of times that a sound was heard.
-    incomplete : tuple of str
-        Electrodes that some of the recordings lack; they have no score.
-    """
-
-    values: np.ndarray
-    stretch: np.ndarray
-    valid: np.ndarray
-    n_averaged: np.ndarray
-    powers: Powers
-    n_hearings: int
-    incomplete: tuple[str, ...] = ()
-
-    def ceiling(self, block: np.ndarray | None = None) -> np.ndarray:
-        """Return the noise ceiling, shape (n_bands * n_electrodes,).
-
-        NaN where no sound was heard twice, and for electrodes without a score.
-
-        Parameters
-        ----------
-        block : array of int, shape (n_times,), optional
-            The fold that each sample is scored in, negative where it is not scored; all valid
-            samples are of one fold if left out.
-        """
-        block = np.where(self.valid, 0, -1) if block is None else block
-        scored = block >= 0
-        known = self.powers.ceiling(self.n_averaged[scored], block[scored])
-        return np.where(np.isfinite(self.values[scored]).all(axis=0), known, np.nan)
 
 
 def encode(
@@ -160,7 +118,7 @@ def encode(
     ----------
     context : Context
     models : sequence of NamedModel
-        The first one is what the others are compared with.
+        The first one is what the others are compared with; tuned ones with their controls too.
     sounds : sequence of Sound
     electrodes : DataFrame
         The channels to predict with their positions, as `steps.select.foresee` chose them.
@@ -174,12 +132,13 @@ def encode(
     """
     path = context.summary_file("encoding", SUFFIX, ".tsv")
     key = _signature(context, models, sounds, electrodes)
-    complete = all(context.summary_file(d, SUFFIX, ".tsv").exists() for d in DESCRIPTIONS)
-    if complete and context.out.is_current(path, key):
+    if all(
+        context.out.is_current(context.summary_file(d, SUFFIX, ".tsv"), key) for d in DESCRIPTIONS
+    ):
         context.progress.skip("encode", f"sub-{context.participant}", "current")
         return
     responses = gather_responses(context, sounds, list(electrodes["name"]))
-    folds = _folds(context.config.encoding, responses)
+    folds = _folds(context.config.encoding, responses, filter_reach(context, sounds))
     fits = list(_fit_all(context, models, sounds, responses, folds))
     heard = Heard(
         electrodes,
@@ -208,11 +167,12 @@ def encode(
 
 
 def _make_tables(context: Context, fits: Sequence[Fit], heard: Heard) -> dict[str, pd.DataFrame]:
-    modulations = modulation_table(fits, heard)
+    scores, modulations = score_table(fits, heard), modulation_table(fits, heard)
     rng = np.random.default_rng([context.config.run.seed, 12])
-    overall, single = contrast_tables(fits, heard, modulations, context.config.evaluation, rng)
+    settings = context.config.evaluation
+    overall, single = contrast_tables(fits, heard, scores, modulations, settings, rng)
     return {
-        "encoding": score_table(fits, heard),
+        "encoding": scores,
         "encodingLags": lag_table(fits, heard),
         "encodingModulations": modulations,
         "encodingContrasts": overall,
@@ -259,94 +219,14 @@ def _identity(hearing: HeardSegment) -> list[object]:
     ]
 
 
-def gather_responses(
-    context: Context, sounds: Sequence[Sound], channels: Sequence[str]
-) -> Responses:
-    """Return the responses to all sounds, one after the other.
-
-    A sound that was heard repeatedly gives the mean of its repeats, and tells the noise. The first
-    `context` seconds of a sound are left out: its features have no full context there.
-    """
-    settings = context.config.encoding
-    values, counts, repeated, stretch, late = [], [], [], [], []
-    for index, sound in enumerate(sounds):
-        bands = [load_responses(context, sound, channels, band) for band in settings.bands]
-        heard = np.concatenate(bands, axis=2)
-        with np.errstate(invalid="ignore"):
-            mean, count = _mean_over_hearings(heard)
-        values.append(mean)
-        counts.append(count)
-        # Only repeats tell the noise.
-        repeated.append(heard if len(heard) > 1 else np.empty((1, 0, heard.shape[2])))
-        stretch.append(np.full(heard.shape[1], index))
-        late.append(np.arange(heard.shape[1]) / settings.rate >= settings.context)
-    y, is_late = np.concatenate(values), np.concatenate(late)
-    used, valid = choose_complete(y, is_late)
-    if not valid.any():
-        raise DataError(
-            f"sub-{context.participant} has no usable response to any sound",
-            expected=f"signals while a sound is heard, later than {settings.context:g} s in it",
-            found=f"{int(is_late.sum() / settings.rate)} s of sound later than that, and no "
-            "electrode with a signal then",
-            fix="check events.tsv and channels.tsv, or lower context in [encoding]",
-        )
-    y[:, ~used] = np.nan
-    some = np.isfinite(y).any(axis=0).reshape(len(settings.bands), -1).all(axis=0)
-    lacking = tuple(name for name, there in zip(channels, some, strict=True) if not there)
-    powers = measure_powers(repeated)
-    known = bool(np.isfinite(powers.signal).any())
-    return Responses(
-        y,
-        np.concatenate(stretch),
-        valid,
-        np.concatenate(counts),
-        powers,
-        max(len(s.hearings) for s in sounds) if known else 1,
-        lacking,
-    )
-
-
-def choose_complete(y: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the electrodes to score and the samples in which all of them have a response.
-
-    An electrode that one recording lacks would cost all others that recording, or it is not
-    scored: of the possible choices the one that keeps most samples of most electrodes.
-
-    Parameters
-    ----------
-    y : array, shape (n_times, n_electrodes)
-        NaN where there is no response.
-    wanted : array of bool, shape (n_times,)
-
-    Returns
-    -------
-    used : array of bool, shape (n_electrodes,)
-    valid : array of bool, shape (n_times,)
-    """
-    there = np.isfinite(y) & wanted[:, None]
-    share = there.sum(axis=0)
-    best, kept = 0, (np.zeros(len(share), bool), np.zeros(len(y), bool))
-    for least in np.unique(share[share > 0])[::-1]:
-        used = share >= least
-        valid = there[:, used].all(axis=1)
-        if (gain := int(used.sum()) * int(valid.sum())) > best:
-            best, kept = gain, (used, valid)
-    return kept
-
-
-def _mean_over_hearings(heard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean of the repeats that there are, NaN where there is none, and their number."""
-    count = np.isfinite(heard).sum(axis=0)
-    mean = np.nansum(heard, axis=0) / np.where(count > 0, count, np.nan)
-    return np.asarray(mean, np.float32), count.astype(np.uint16)
-
-
-def _folds(settings: EncodingConfig, responses: Responses) -> Folds:
+def _folds(settings: EncodingConfig, responses: Responses, filtered: float = 0.0) -> Folds:
+    """Return the folds; `filtered` is how far (s) filters of the responses reach."""
     reach = sample_at(settings.max_lag, settings.rate)
     if settings.lags == "delays":
         reach = max(abs(delay) for delay in settings.delays)
-    # Lags reach to either side: twice their range, where the context is shorter.
-    embargo = reach + max(sample_at(settings.context, settings.rate), reach)
+    # Lags reach to either side: twice their range, and whatever the responses between are made of.
+    response = reach + sample_at(filtered, settings.rate)
+    embargo = reach + max(sample_at(settings.context, settings.rate), response)
     return contiguous_folds(responses.stretch, responses.valid, settings.n_folds, embargo)
 
 

@@ -5,6 +5,7 @@ Everything lies on the clock of the audio, so that whoever heard the same file s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,8 @@ class Sound:
     interval : Interval
         From the first to the last moment that was heard, seconds of the audio.
     hearings : tuple of HeardSegment
-        In the order of the recordings; more than one where it was heard repeatedly or in parts.
+        In the order of the recordings and of time; more than one where it was heard repeatedly
+        or in parts.
     """
 
     name: str
@@ -60,16 +62,29 @@ class Sound:
 
 
 def list_sounds(plan: ParticipantPlan) -> tuple[Sound, ...]:
-    """Return the sounds of a plan, by name; the clean version where there is one."""
+    """Return the sounds of a plan as they were first heard; the clean version where there is one.
+
+    So that a fold, which takes sounds as they come, is a stretch of the session. Recordings follow
+    each other by their names, with ``run-2`` before ``run-10``.
+    """
     version = primary_version(plan.recordings)
+    heard = [
+        HeardSegment(planned, segment)
+        for planned in plan.recordings
+        for segment in planned.alignment.segments
+        if segment.version == version
+    ]
     found: dict[str, list[HeardSegment]] = {}
-    for planned in plan.recordings:
-        for segment in planned.alignment.segments:
-            if segment.version == version:
-                found.setdefault(source_name(planned, segment), []).append(
-                    HeardSegment(planned, segment)
-                )
-    return tuple(_join(name, found[name]) for name in sorted(found))
+    for hearing in sorted(heard, key=_when):
+        found.setdefault(source_name(hearing.planned, hearing.segment), []).append(hearing)
+    return tuple(_join(name, hearings) for name, hearings in found.items())
+
+
+def _when(hearing: HeardSegment) -> tuple[list[tuple[int, str]], float]:
+    """Return what orders hearings: recordings by name, numbers in it as numbers, then time."""
+    parts = re.split(r"(\d+)", hearing.planned.label)
+    named = [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    return named, hearing.segment.interval.start
 
 
 def _join(name: str, hearings: Sequence[HeardSegment]) -> Sound:
