@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -44,12 +44,15 @@ class Problem:
     alphas : Tensor of float64, shape (A,)
     n : int
         Number of samples, of blocks or not.
+    spectra : dict from int to (Tensor, Spectrum)
+        Those of `spectrum` so far, by outer fold.
     """
 
     blocks: list[Block]
     broken: Tensor
     alphas: Tensor
     n: int
+    spectra: dict[int, tuple[Tensor, Spectrum]] = field(default_factory=dict)
 
     @classmethod
     def prepare(
@@ -97,6 +100,20 @@ class Problem:
     def n_targets(self) -> int:
         """Number of electrodes."""
         return len(self.broken)
+
+    def training(self, k: int) -> list[int]:
+        """Return the blocks that fold k is trained on."""
+        return [b for b in range(self.n_folds) if b != k]
+
+    def spectrum(self, k: int) -> tuple[Tensor, Spectrum]:
+        """Return what standardises the training features of fold k, and their spectrum then.
+
+        Made once: to choose lags and to predict at them takes the same.
+        """
+        if k not in self.spectra:
+            ones = torch.ones(1, self.n_features).to(self.blocks[0].x)
+            self.spectra[k] = next(_decompose(self, self.training(k), ones))
+        return self.spectra[k]
 
 
 def find_broken(y: Tensor, valid: np.ndarray) -> Tensor:
@@ -276,14 +293,14 @@ def _fit_outer(
     alpha: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return weights (p, T), mean of the features (p,) and of the responses (T,)."""
-    train = [b for b in range(problem.n_folds) if b != k]
+    train = problem.training(k)
     features = [problem.features[b] for b in train]
     pooled = pool_responses(features, [sums[b] for b in train])
     weights = torch.zeros_like(pooled.xy)
     used = scaling.unique()
-    for i, (scale, spectrum) in zip(
-        used.tolist(), _decompose(problem, train, scalings[used]), strict=True
-    ):
+    unscaled = bool((scalings[used] == 1).all())
+    spectra = [problem.spectrum(k)] if unscaled else _decompose(problem, train, scalings[used])
+    for i, (scale, spectrum) in zip(used.tolist(), spectra, strict=True):
         some = (scaling == i).nonzero()[:, 0]
         xy = pooled.xy[:, some] * scale[:, None]
         weights[:, some] = spectrum.weights(xy, alpha[some]) * scale[:, None]

@@ -98,14 +98,13 @@ def screen_lags(problem: Problem, lags: np.ndarray, screen: int, advance: Advanc
 
 def _reduce(problem: Problem, lagged: list[LaggedResponses], k: int, screen: int) -> _Space:
     """Return the sums of all blocks in the leading components of the training blocks of fold k."""
-    train = [problem.features[b] for b in range(problem.n_folds) if b != k]
-    pooled = pool_features(train)
+    mean = pool_features([problem.features[b] for b in problem.training(k)]).mean
     basis = None
-    scale = torch.ones_like(pooled.mean)
+    scale = torch.ones_like(mean)
     if problem.n_features > screen:
-        scale = standardise(pooled)
-        basis = decompose(pooled.xx * scale[:, None] * scale).vectors[:, -screen:].contiguous()
-    features = [transform(f, scale, pooled.mean, basis) for f in problem.features]
+        scale, spectrum = problem.spectrum(k)
+        basis = spectrum.vectors[:, -screen:].contiguous()
+    features = [transform(f, scale, mean, basis) for f in problem.features]
     responses = []
     for b in range(problem.n_folds):
         x = problem.blocks[b].x
@@ -115,7 +114,7 @@ def _reduce(problem: Problem, lagged: list[LaggedResponses], k: int, screen: int
 
 def _score_inner(problem: Problem, space: _Space, k: int) -> Tensor:
     """Return the mean correlation over the inner folds of fold k, shape (A, L * T)."""
-    others = [b for b in range(problem.n_folds) if b != k]
+    others = problem.training(k)
     n_columns = len(space.responses[0].mean)
     scores = space.features[0].xx.new_zeros(len(problem.alphas), n_columns)
     for inner in others:
@@ -134,7 +133,7 @@ def _score_inner(problem: Problem, space: _Space, k: int) -> Tensor:
 
 def _score_outer(problem: Problem, space: _Space, k: int, alpha: Tensor) -> Tensor:
     """Return the correlation in the held-out block at each column's penalty, shape (L * T,)."""
-    train = [b for b in range(problem.n_folds) if b != k]
+    train = problem.training(k)
     scale, spectrum = space.train(train)
     xx = space.features[k].xx
     parts = []
