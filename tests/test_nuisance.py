@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.interpolate import CubicSpline
 
 from bids_speechdecode.audio.nuisance import nuisance_features, pitch_of_frames
 from bids_speechdecode.errors import DataError, MissingInputError, UsageError
@@ -63,6 +64,21 @@ def test_clicks_are_onsets_in_their_steps() -> None:
     assert np.flatnonzero(found[:, 0] > 1e-6).tolist() == expected
     np.testing.assert_allclose(found[expected, 0], found[11, 0], rtol=0.2)  # 6 or 7 frames a step
     assert np.flatnonzero(found[:, 1] > 1e-6)[0] == 11
+
+
+@pytest.mark.parametrize("name", ["mel", "envelope"])
+def test_features_describe_the_sound_41_ms_before_their_sample(name: str) -> None:
+    """Lags count from the sample: half a step of 50 ms and half a window of 32 ms are missing."""
+    rng = np.random.default_rng(0)
+    times = np.arange(30 * 16000) / 16000
+    loudness = CubicSpline(np.arange(62) / 2, rng.normal(size=62))  # slower than all windows
+    wave = rng.normal(size=len(times)) * 0.05 * np.exp(0.3 * loudness(times))
+    found = course(wave, name)[0].mean(axis=1)[20:]
+    at = np.arange(20, 20 + len(found)) / 20
+    before = np.arange(0, 0.1, 0.001)
+    r = [np.corrcoef(found, loudness(at - d))[0, 1] for d in before]
+    assert max(r) > 0.95
+    assert before[np.argmax(r)] == pytest.approx(0.041, abs=0.005)
 
 
 def test_a_steady_voice_has_one_onset() -> None:

@@ -82,7 +82,7 @@ COLUMNS = {
     "r2": "Held-out share of the variance that is explained, means removed within folds",
     "p": "p of r, from circular shifts of the response",
     "q": "False discovery rate of p over electrodes",
-    "lag": "Lag at which the response follows the sound (s), median over folds",
+    "lag": "Lag of the response after the end of the sound that is heard (s), median over folds",
     "alpha": "Penalty, geometric mean over folds",
     "noise_ceiling": "Highest r that any model of the sound can expect, by how often it was heard",
     "unique_r2": "Held-out r2 of model and nuisance together minus that of the nuisance alone",
