@@ -33,6 +33,7 @@ from bids_speechdecode.config import (
 )
 from bids_speechdecode.encoding.bold import DRIFT
 from bids_speechdecode.encoding.nulls import EXCLUDED, MIN_SHIFT
+from bids_speechdecode.encoding.views import RESPONSIVE_Q
 from bids_speechdecode.errors import SpeechDecodeError
 from bids_speechdecode.failures import INTERRUPTED, TERMINATED
 from bids_speechdecode.group.encoding.contrasts import contrast_over_participants
@@ -43,7 +44,6 @@ from bids_speechdecode.report import brain
 from bids_speechdecode.signals.bands import BAND_EDGES
 from bids_speechdecode.simulate import simulate_dataset
 from bids_speechdecode.simulate.__main__ import command as simulator
-from bids_speechdecode.steps.encoding.tables import RESPONSIVE_Q
 from bids_speechdecode.steps.listen import N_PERMUTATIONS
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from bids_speechdecode.encoding.compared import main_model, read_models
 from bids_speechdecode.report.encoding import figures as charts
 from bids_speechdecode.report.encoding.methods import find_encoded, run_settings
-from bids_speechdecode.report.encoding.models import (
-    drawn_models,
-    main_model,
-    model_styles,
-    model_words,
-    read_models,
-)
+from bids_speechdecode.report.encoding.models import drawn_models, model_styles, model_words
 from bids_speechdecode.report.encoding.results import (
     electrode_gains,
     lag_curves,
@@ -93,18 +89,22 @@ def _electrodes(rng: np.random.Generator, models: dict[str, float]) -> pd.DataFr
 
 
 def _contrasts(table: pd.DataFrame, shift: float) -> pd.DataFrame:
-    """Return table 4: every model against the untuned one, by band, layer and modulation."""
+    """Return table 4: models against the untuned one and a control, by band and modulation."""
     rows = []
-    for (model, layer, band), own in table.groupby(["model", "layer", "band"], dropna=False):
-        if model == "untuned":
-            continue
-        gain = {**GAINS, **VARIANTS}[str(model)] + shift
+    gains = {**GAINS, **VARIANTS}
+    every = table.groupby(["model", "layer", "band"], dropna=False)
+    pairs = [(key, own, "untuned") for key, own in every if key[0] != "untuned"]
+    if (table["model"] == "joint_control-phase").any():
+        pairs += [(key, own, "joint_control-phase") for key, own in every if key[0] == "joint"]
+    for (model, layer, band), own, reference in pairs:
+        gain = gains[str(model)] - gains[reference] + shift
         for electrodes, scale in (("all", 0.5), ("responsive", 1.0)):
             for i, part in enumerate(("broadband", *MODULATIONS)):
                 name = part if isinstance(part, str) else f"{part[0]:g}-{part[1]:g}"
                 value = gain * scale * (1 if isinstance(part, str) else 1.4 - 0.2 * i)
-                row = {"model": model, "reference": "untuned", "layer": layer, "band": band}
+                row = {"model": model, "reference": reference, "layer": layer, "band": band}
                 row |= {"modulation": name, "electrodes": electrodes, "n_electrodes": len(own)}
+                row |= {"detectable": 0.003 if part == "broadband" else np.nan}
                 row |= {"difference": value, "ci_low": value - 0.004, "ci_high": value + 0.004}
                 rows.append(row | {"p": 0.003 if abs(value) > 0.004 else 0.4})
     return pd.DataFrame(rows)
@@ -154,9 +154,30 @@ def _describe(root: Path) -> None:
 def write_fixture(root: Path, models: dict[str, float] | None = None, n: int = 1) -> Path:
     """Write an INVENTED dataset of encoding results with `n` participants."""
     _describe(root)
+    models = models or GAINS
     for i in range(1, n + 1):
-        _write_participant(root, f"sub-{i:02}", models or GAINS, 0.002 * (i - (n + 1) / 2))
+        _write_participant(root, f"sub-{i:02}", models, 0.002 * (i - (n + 1) / 2))
+    for label in models.keys() - KINDS.keys() | models.keys() & {"joint_control-phase"}:
+        write_fixture_tuning(root, label)
     return root
+
+
+def write_fixture_tuning(root: Path, label: str = "joint", participants: int = 3) -> Path:
+    """Write what the folder of a model tells that was INVENTED to be tuned on fMRI."""
+    folder = root / "speechmodels" / label
+    epochs = {"epoch": [0, 1, 2, 3], "loss": [np.nan, -0.1, -0.2, -0.3]}
+    _write_tsv(folder / "tuning.tsv", epochs | {"validation_r": [0.08, 0.085, 0.091, 0.09]})
+    names = [f"bold{i:02}" for i in range(1, participants + 1)]
+    scores = {name: {"Tuned": 0.075, "Untuned": 0.08 - 0.01 * i} for i, name in enumerate(names)}
+    about = {"Label": label, "Participants": names, "Layer": 9, "BaseModel": "../models/base-x"}
+    about |= {"Task": "story", "RepetitionTime": 2.0, "TestRByParticipant": scores}
+    about |= {"TrainingVolumes": dict.fromkeys(names, 5400), "Voxels": dict.fromkeys(names, 160)}
+    stories = {"Train": ["a.wav", "a.wav (2)", "b.wav"], "Validation": ["c.wav"], "Test": ["d.wav"]}
+    about |= {"Stories": stories, "Epoch": 2, "ValidationR": 0.091, "ValidationRUntuned": 0.08}
+    about |= {"TestR": 0.0751, "TestRUntuned": 0.0703}
+    settings = {"rank": 4, "readout": 100, "learning_rate": 1e-4, "epochs": 3}
+    _write_json(folder / "tuning.json", about | {"Settings": settings})
+    return folder
 
 
 def write_fixture_group(root: Path, n: int = 5) -> Path:
@@ -206,7 +227,8 @@ def _profiles(every: dict[str, pd.DataFrame], n: int) -> pd.DataFrame:
         by = list(dict.fromkeys(["model", "layer", "band", *keys]))
         mean = table.groupby(by, dropna=False, sort=False)["r"].mean().reset_index()
         mean["value"] = mean[keys].mean(axis=1)
-        rows.append(mean.assign(profile=profile, n_participants=n))
+        for which in ("all", "responsive"):
+            rows.append(mean.assign(profile=profile, electrodes=which, n_participants=n))
     found = pd.concat(rows, ignore_index=True)
     limits = {"ci_low": found["r"] - 0.01, "ci_high": found["r"] + 0.01}
     coherence = np.where(found["profile"] == "modulation", found["r"].clip(0) ** 2, np.nan)
@@ -218,8 +240,10 @@ def _scaling(n: int) -> pd.DataFrame:
     for model, gain in {"joint": 0.012, **VARIANTS}.items():
         amount = float((re.findall(r"amount-(\d+)", model) or ["100"])[0]) / 100
         row = {"model": model, "amount": amount, "seed": int("seed" in model), "layer": 9}
-        row |= {"band": "highgamma", "n_participants": n, "difference": gain}
-        rows.append(row | {"ci_low": gain - 0.003, "ci_high": gain + 0.003})
+        row |= {"band": "highgamma", "n_participants": n}
+        for which, value in (("all", gain / 2), ("responsive", gain)):
+            interval = {"ci_low": value - 0.003, "ci_high": value + 0.003}
+            rows.append(row | {"electrodes": which, "difference": value} | interval)
     return pd.DataFrame(rows)
 
 
@@ -382,7 +406,7 @@ def test_summary_repeats_the_tables(small: Path, small_page: str) -> None:
         f"best electrode was {best['name']} (superiortemporal L), with r = {best['r']:.3f}" in text
     )
     assert "this does not establish a difference" not in text
-    assert "r was 0.0060 higher than with “Untuned” on average over 32 electrodes" in text
+    assert "r was 0.0120 higher than with “Untuned” on average over 32 responsive elect" in text
     assert "Noise ceiling: none, as no sound was heard twice." in text
 
 
@@ -398,7 +422,8 @@ def test_gains_are_differences_on_the_same_electrode(small: Path) -> None:
     curves = lag_curves(found)
     lags = found.tables["encodingLags"].table
     here = lags[(lags["model"] == "joint") & (lags["lag"] == 0.3)]
-    expected = here.loc[here["name"].isin(found.predicted), "r"].mean()
+    responsive = table.loc[(table["band"] == "highgamma") & (table["q"] <= 0.05), "name"]
+    expected = here.loc[here["name"].isin(responsive), "r"].mean()
     own = curves[(curves["model"] == "joint") & (curves["lag"] == 0.3)]
     assert own["r"].item() == pytest.approx(expected)
 
@@ -451,13 +476,80 @@ def test_scores_without_tests_are_drawn_without_claims(tmp_path: Path) -> None:
     table = pd.read_csv(path, sep="\t", na_values="n/a")
     _write_tsv(path, table.assign(q=np.nan, p=np.nan, lag=np.nan))
     found = read_encoding(tmp_path / "sub-01")["podcast"]
-    assert len(found.predicted) == 32
+    assert found.counted == "all"
+    assert len(found.only_counted(found.shown)) == 2 * 32
     assert "predicted 0 of 32 electrodes" in _text(_report(tmp_path))
 
 
 def test_same_input_gives_the_same_bytes(small: Path, small_page: str) -> None:
     # Reports are compared and archived; jitter of points must not make each one new.
     assert _report(small) == small_page
+
+
+@pytest.mark.parametrize("name", ["sub-01.html", "group.html"])
+def test_how_models_were_tuned_is_shown(tree: Path, name: str) -> None:
+    # A gain of a tuned model means little to who cannot see on what, and how well, it was tuned.
+    page = (tree / name).read_text("utf-8")
+    section = page[page.index('<section id="tuning">') :]
+    text = _text(section[: section.index("</section>")])
+    # Three participants with 5,400 volumes of 2 s; one sound at two times of the TR is one story.
+    assert "Tuned, joint 3 3.00 h 160 2 / 1 / 1 2 of 3 0.0910 0.0703 0.0751 2 of 3" in text
+    assert "control: phase-randomised BOLD 3" in text
+    assert "a.wav, b.wav c.wav d.wav" in text
+    assert "0.0800 untuned, 0.0900 after 3 epochs, epoch 2 chosen" in section
+    told = "BOLD of 3 participants (3.00 h each, repetition time 2 s) during 2 stories"
+    if name == "sub-01.html":
+        assert told in _text(page)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "content", "told"),
+    [
+        ("tuning.tsv", b"epoch\tvalidation_r\n0\tmuch\n", "joint/tuning.tsv is unreadable"),
+        ("tuning.tsv", b"\xff\xfe\x00", "joint/tuning.tsv is unreadable"),
+        ("tuning.tsv", b"", "joint/tuning.tsv is unreadable"),
+        ("tuning.tsv", None, "joint/tuning.tsv is missing"),
+        ("tuning.json", b"{", "joint/tuning.json is unreadable"),
+        ("tuning.json", b'{"Participants": 3}', "joint/tuning.json is unreadable"),
+    ],
+)
+def test_a_damaged_tuning_is_named_and_the_rest_is_shown(
+    small: Path, tmp_path: Path, damaged: str, content: bytes | None, told: str
+) -> None:
+    # One file that was edited by hand must not cost the whole report, nor pass as if it were none.
+    root = shutil.copytree(small, tmp_path / "damaged")
+    path = root / "speechmodels" / "joint" / damaged
+    path.unlink() if content is None else path.write_bytes(content)
+    page = write_participant_report(root, "01", command=COMMAND, log_dir=None).read_text("utf-8")
+    assert told in _text(page)
+    assert ("desc-tuning.svg" in page) == (damaged == "tuning.json")
+    assert ("0.0751" in page) == (damaged == "tuning.tsv")
+
+
+def test_a_tuned_model_of_elsewhere_is_named(small: Path, tmp_path: Path) -> None:
+    # Its folder need not lie in this output; then the report can only say so.
+    root = shutil.copytree(small, tmp_path / "moved")
+    shutil.rmtree(root / "speechmodels")
+    assert "“Tuned, joint” is not in speechmodels of this output" in _text(_report(root))
+
+
+def test_decoding_says_that_its_target_was_tuned(tmp_path: Path) -> None:
+    # The path of a folder would hide that the features are no longer those of the named model.
+    log = tmp_path / "sub-01" / "log" / "1"
+    log.mkdir(parents=True)
+    for model in ("/elsewhere/speechmodels/joint", str(write_fixture_tuning(tmp_path))):
+        target = f'[target]\nname = "wavlm"\nmodel = "{model}"\nlayer = 9\n'
+        (log / "config.toml").write_text(target)
+        page = _report(tmp_path, "bids_speechdecode /data /out participant")
+        text = _text(page)
+        assert "those of “Tuned, joint”: base-x after tuning on fMRI of 3 participants" in text
+        assert "r of measured and predicted BOLD was 0.0751, untuned 0.0703" in text
+        assert "It was tuned on the BOLD of 3 participants" in text
+        assert "base-x, tuned on fMRI (“Tuned, joint”)" in text
+        assert 'id="ref-lora"' in page
+        assert '<section id="tuning">' in page
+    (log / "config.toml").write_text('[target]\nname = "wavlm"\nmodel = "base-x"\n')
+    assert "fMRI" not in _text(_report(tmp_path, "bids_speechdecode /data /out participant"))
 
 
 def test_methods_follow_the_run_of_this_analysis(

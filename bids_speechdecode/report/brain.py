@@ -218,9 +218,15 @@ def _add_q_legend(figure: Figure, contacts: pd.DataFrame, scale: Scale) -> None:
         return
     n = int((contacts["q"] <= Q).sum())
     face = scale.colors[-3]
+    has_value = contacts.loc[~(contacts["q"] <= Q), scale.column].notna().any()
     handles = [
         Line2D([], [], **_dot(BLACK, 0.8, 6, face), label=f"q ≤ {Q:g} ({n} contacts)"),
-        Line2D([], [], **_dot(FAINT, 0.4, 4.5, face), label=f"q > {Q:g} ({len(contacts) - n})"),
+        Line2D(
+            [],
+            [],
+            **_dot(FAINT, 0.4, 4.5, face if has_value else GREY),
+            label=f"q > {Q:g} ({len(contacts) - n})",
+        ),
     ]
     figure.legend(handles=handles, loc="lower right", bbox_to_anchor=(0.99, 0.02))
 

@@ -102,10 +102,11 @@ def format_contrasts(table: pd.DataFrame, title: str) -> str:
         label = f"{row['model']} - {row['reference']}, layer {row['layer']}, {row['band']}"
         label = f"{label}, {row['electrodes']}"
         low, high = (
-            "n/a" if pd.isna(row[key]) else f"{row[key]:.4f}" for key in ("ci_low", "ci_high")
+            "n/a" if pd.isna(row[key]) else f"{round(row[key], 4) + 0.0:.4f}"
+            for key in ("ci_low", "ci_high")
         )
         lines.append(
-            f"  {label:<56}{row['difference']:>10.4f}  [{low:>7}, {high:>7}]"
+            f"  {label:<56}{round(row['difference'], 4) + 0.0:>10.4f}  [{low:>7}, {high:>7}]"
             f"{_number(row['p']):>7}{row['n_participants']:>4}"
         )
     return "\n".join(lines)

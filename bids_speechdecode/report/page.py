@@ -139,10 +139,16 @@ def sentences(text: str) -> list[str]:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """Return a number with fixed decimals, or a dash where there is none."""
+    """Return a number with fixed decimals, or a dash where there is none.
+
+    Examples
+    --------
+    >>> number(0.12345), number(-0.00004, 4)
+    ('0.123', '0.0000')
+    """
     if value is None or pd.isna(value):
         return DASH
-    return f"{float(value):.{digits}f}".replace("-", MINUS)
+    return f"{round(float(value), digits) + 0.0:.{digits}f}".replace("-", MINUS)
 
 
 def count(value: Any) -> str:

@@ -10,6 +10,8 @@ import pandas as pd
 
 from bids_speechdecode.anatomy.atlas import Atlas
 from bids_speechdecode.bids.derivatives import Derivatives, atomic_write
+from bids_speechdecode.encoding.compared import find_reference, main_model, read_models
+from bids_speechdecode.encoding.views import in_view, shown_band, shown_layers
 from bids_speechdecode.group.encoding.summary import GroupEncoding, describe_encoding
 from bids_speechdecode.group.maps import SPACE, Kernel, Maps, smooth_volume, volume_image
 from bids_speechdecode.group.surfaces import SPACE as SURFACE
@@ -32,8 +34,7 @@ _PARTS = {
 def write_encoding_maps(out: Derivatives, found: GroupEncoding, atlas: Atlas) -> list[Path]:
     """Write the maps of the main model's prediction and of its gain; return the paths.
 
-    The main model is the first tuned one, otherwise the reference; of several layers and bands the
-    first is drawn.
+    Model, layer and band are those that the group's page tells of first.
     """
     paths = []
     cortex = None
@@ -50,22 +51,25 @@ def write_encoding_maps(out: Derivatives, found: GroupEncoding, atlas: Atlas) ->
 
 def _values(found: GroupEncoding) -> Iterator[tuple[str, pd.DataFrame, dict[str, object]]]:
     """Yield what is mapped: kind, contacts with a column contribution, and of which model."""
-    tuned = [m["Label"] for m in found.about["Models"] if m["Kind"] == "tuned"]
-    for kind, desc, column in (
-        (PREDICTION, "encoding", "r"),
-        (GAIN, "encodingElectrodeContrasts", "difference"),
-    ):
-        table = found.tables[desc]
-        model = next((m for m in tuned if (table["model"] == m).any()), None)
+    scores = found.tables["encoding"]
+    scores = scores[scores["r"].notna()]
+    if not len(scores):
+        return
+    models = read_models(found.about, scores["model"])
+    reference = find_reference(found.about.get("Reference"), models)
+    main, band = main_model(models, reference), shown_band(scores["band"])
+    layers = shown_layers(scores, reference, band)
+    gains = found.tables["encodingElectrodeContrasts"]
+    if len(gains):
+        gains = gains[gains["reference"] == reference]
+    for kind, table, column in ((PREDICTION, scores, "r"), (GAIN, gains, "difference")):
         if not len(table):
             continue
-        table = table[table["model"] == (model or table["model"].iloc[0])]
-        first = table.iloc[0]
-        here = (table["layer"] == first["layer"]) & (table["band"] == first["band"])
-        contacts = table[here & table[column].notna()]
-        contacts = contacts.assign(contribution=contacts[column])
-        which = {"Model": first["model"], "Layer": int(first["layer"]), "Band": first["band"]}
+        contacts = in_view(table[table["model"] == main], layers, band)
+        contacts = contacts[contacts[column].notna()]
         if contacts["x"].notna().any():
+            which = {"Model": main, "Layer": int(contacts["layer"].iloc[0]), "Band": band}
+            contacts = contacts.assign(contribution=contacts[column])
             yield kind, contacts.reset_index(drop=True), which
 
 

@@ -7,7 +7,7 @@ they are averaged before anything is tested.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,15 @@ from bids_speechdecode.bids.derivatives import (
     write_tsv,
 )
 from bids_speechdecode.config import EvaluationConfig
+from bids_speechdecode.encoding.views import keep_responsive
 from bids_speechdecode.errors import DataError, MissingInputError
 from bids_speechdecode.group.encoding.contrasts import EncodingContrast, contrast_over_participants
 from bids_speechdecode.group.rounding import round_off
 from bids_speechdecode.group.statistics import t_interval
 from bids_speechdecode.group.summary import LeftOut
 
-VERSION = 1
-BROADBAND, ALL = "broadband", "all"
+VERSION = 2
+BROADBAND, ALL, RESPONSIVE = "broadband", "all", "responsive"
 TABLES = (
     "encoding",
     "encodingLags",
@@ -58,13 +59,14 @@ _SAME_FOR_ALL = (
     "Simulated",
 )
 _KEYS = ["model", "layer", "band"]
+MOST_NAMED = 12  # values of a setting that a message lists
 
 PARTICIPANT = {
     "participant": "Whose electrodes they are; the other columns are as in the participant's table"
 }
 COLUMNS = {
     "modulation": "Band of modulation (Hz), or broadband",
-    "electrodes": "all, or responsive: q <= 0.05 with either model",
+    "electrodes": "all, or responsive: q <= 0.05 in its participant with any model, in any layer",
     "n_participants": "Participants with a value",
     "difference": "Mean over participants of mean r with the model minus that with the reference",
     "ci_low": "Lower limit of Student's t interval over participants",
@@ -137,6 +139,7 @@ def read_encoding(root: Path, participants: Sequence[str], task: str) -> GroupEn
     """
     tables: dict[str, list[pd.DataFrame]] = {desc: [] for desc in TABLES}
     abouts: dict[str, dict[str, Any]] = {}
+    written: dict[str, float] = {}
     left_out, sources = [], []
     for participant in participants:
         folder = root / f"sub-{participant}" / "ieeg"
@@ -148,6 +151,7 @@ def read_encoding(root: Path, participants: Sequence[str], task: str) -> GroupEn
             left_out.append(LeftOut(f"sub-{participant}", f"no encoding tables: {missing}"))
             continue
         abouts[f"sub-{participant}"] = about
+        written[f"sub-{participant}"] = paths["encoding"].stat().st_mtime
         for desc, path in paths.items():
             table = read_table(path)
             table.insert(0, "participant", f"sub-{participant}")
@@ -161,24 +165,80 @@ def read_encoding(root: Path, participants: Sequence[str], task: str) -> GroupEn
             where=root,
             fix="run the participant level with --analysis encoding again",
         )
-    _require_same(abouts)
+    # Whoever was encoded last has the models and settings that are wanted now.
+    require_same(dict(sorted(abouts.items(), key=lambda item: -written[item[0]])))
     joined = {desc: pd.concat(found, ignore_index=True) for desc, found in tables.items()}
     about = next(iter(abouts.values()))
     return GroupEncoding(task, joined, about, tuple(left_out), tuple(sources))
 
 
-def _require_same(abouts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise where participants were encoded in different ways."""
-    first, reference = next(iter(abouts.items()))
-    for who, about in abouts.items():
-        for key in _SAME_FOR_ALL:
-            if about.get(key) != reference.get(key):
-                raise DataError(
-                    f"the participants' encoding models differ in {key}",
-                    expected=f"{reference.get(key)} ({first})",
-                    found=f"{about.get(key)} ({who})",
-                    fix="run the participant level with the same options for all of them",
-                )
+def require_same(abouts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise where participants were encoded in different ways.
+
+    Parameters
+    ----------
+    abouts : mapping of str to mapping
+        The sidecar of each participant ("sub-01"), the one that was encoded last first.
+    """
+    last, wanted = next(iter(abouts.items()))
+    others = {
+        who: [key for key in _SAME_FOR_ALL if about.get(key) != wanted.get(key)]
+        for who, about in abouts.items()
+    }
+    if not any(others.values()):
+        return
+    key = next(key for key in _SAME_FOR_ALL if any(key in keys for keys in others.values()))
+    expected, found = _differences(key, abouts, {who for who in others if key in others[who]})
+    again = sorted(who for who, keys in others.items() if keys)
+    labels = " ".join(who.removeprefix("sub-") for who in again)
+    raise DataError(
+        f"the participants' encoding models differ in {key}",
+        expected=f"{expected} ({last}, encoded last)",
+        found="; ".join(found),
+        fix=f"run the participant level with the options of {last} again for "
+        f"{', '.join(again)} (--participant-label {labels})",
+    )
+
+
+def _differences(
+    key: str, abouts: Mapping[str, Mapping[str, Any]], differ: set[str]
+) -> tuple[str, list[str]]:
+    """Return in words what the first participant has of a field, and what those who differ have."""
+    wanted = next(iter(abouts.values()))
+    groups: dict[str, list[str]] = {}
+    for who in sorted(differ):
+        words = _in_words(abouts[who].get(key))
+        if key == "Models" and words == _in_words(wanted.get(key)):
+            words = _other_weights(wanted.get(key) or [], abouts[who].get(key) or [])
+        groups.setdefault(words, []).append(who)
+    found = [f"{words} ({', '.join(who)})" for words, who in groups.items()]
+    return _in_words(wanted.get(key)), found
+
+
+def _other_weights(wanted: Iterable[Mapping[str, Any]], own: Iterable[Mapping[str, Any]]) -> str:
+    """Return which models of the same label are not the same."""
+    parts = []
+    for model, other in zip(wanted, own, strict=False):
+        fields = [k for k in {**model, **other} if model.get(k) != other.get(k)]
+        if fields == ["Fingerprint"]:
+            is_tuned = model.get("Kind") in {"tuned", "control"}
+            words = f"had other weights, and was {'tuned again' if is_tuned else 'changed'} since"
+        else:
+            words = "differs in " + ", ".join(f for f in fields if f != "Fingerprint")
+        parts += [f"the model '{model.get('Label')}' {words}"] if fields else []
+    return ", ".join(parts)
+
+
+def _in_words(value: Any) -> str:
+    """Return a field of a sidecar as people write it; models by their labels."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_in_words(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        items = [item.get("Label") if isinstance(item, Mapping) else item for item in value]
+        if len(items) > MOST_NAMED:
+            return f"{items[0]}, {items[1]}, ..., {items[-1]} ({len(items)} values)"
+        return ", ".join(map(str, items)) or "none"
+    return str(value)
 
 
 def contrast_table(
@@ -217,24 +277,29 @@ def _row(result: EncodingContrast) -> dict[str, Any]:
 
 def profile_table(found: GroupEncoding, settings: EvaluationConfig) -> pd.DataFrame:
     """Return r by layer, by lag and by band of modulation, with intervals over participants."""
-    rows = [
-        *_profile(found.tables["encoding"], "layer", ["layer"], settings),
-        *_profile(found.tables["encodingLags"], "lag", ["lag"], settings),
-        *_profile(found.tables["encodingModulations"], "modulation", ["low", "high"], settings),
-    ]
+    rows: list[dict[str, Any]] = []
+    for name, desc, axis in (
+        ("layer", "encoding", ["layer"]),
+        ("lag", "encodingLags", ["lag"]),
+        ("modulation", "encodingModulations", ["low", "high"]),
+    ):
+        table = found.tables[desc]
+        rows += _profile(table, {"profile": name, "electrodes": ALL}, axis, settings)
+        table = keep_responsive(table, found.tables["encoding"])
+        rows += _profile(table, {"profile": name, "electrodes": RESPONSIVE}, axis, settings)
     return round_off(pd.DataFrame(rows))
 
 
 def _profile(
-    table: pd.DataFrame, name: str, axis: list[str], settings: EvaluationConfig
+    table: pd.DataFrame, about: Mapping[str, str], axis: list[str], settings: EvaluationConfig
 ) -> Iterator[dict[str, Any]]:
     keys = [*_KEYS, *[column for column in axis if column not in _KEYS]]
     measures = ["r", "coherence"] if "coherence" in table else ["r"]
     own = table.groupby([*keys, "participant"], sort=False)[measures].mean().reset_index()
     for key, part in own.groupby(keys, sort=True):
-        row: dict[str, Any] = {"profile": name, **dict(zip(keys, key, strict=True))}
+        row: dict[str, Any] = {**about, **dict(zip(keys, key, strict=True))}
         low, high = row.pop("low", np.nan), row.pop("high", np.nan)
-        value = row.pop("lag", row["layer"]) if name != "modulation" else (low + high) / 2
+        value = row.pop("lag", row["layer"]) if np.isnan(low) else (low + high) / 2
         yield row | {"value": value, "low": low, "high": high} | _mean(part, settings)
 
 
@@ -247,18 +312,21 @@ def _mean(part: pd.DataFrame, settings: EvaluationConfig) -> dict[str, Any]:
 
 
 def scaling_table(contrasts: pd.DataFrame, about: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the gain of tuned models by the share of fMRI data that they were tuned on."""
+    """Return the gain of tuned models by the share of fMRI data that they were tuned on.
+
+    The gain is that over the reference, the first model.
+    """
     models = {m["Label"]: m for m in about["Models"] if m["Kind"] == "tuned"}
     rows = contrasts[
         contrasts["model"].isin(list(models))
         & (contrasts["modulation"] == BROADBAND)
-        & (contrasts["electrodes"] == ALL)
+        & (contrasts["reference"] == about["Reference"])
     ]
-    columns = ["layer", "band", "n_participants", "difference", "ci_low", "ci_high"]
+    columns = ["layer", "band", "electrodes", "n_participants", "difference", "ci_low", "ci_high"]
     table = rows[["model", *columns]].copy()
     table.insert(1, "amount", [models[m]["Amount"] for m in table["model"]])
     table.insert(2, "seed", [models[m]["Seed"] for m in table["model"]])
-    return table.sort_values(["layer", "band", "amount", "seed"], ignore_index=True)
+    return table.sort_values(["layer", "band", "electrodes", "amount", "seed"], ignore_index=True)
 
 
 def write_encoding(

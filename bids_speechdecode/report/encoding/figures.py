@@ -47,6 +47,20 @@ PREDICTION = Scale(
     ),
     is_signed=False,
 )
+# Lags are sought from -2 to 2 s, but responses to sound that can be followed take up to a second.
+LAG = Scale(
+    "lag",
+    "Lag of the response after the sound (s)",
+    (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0),
+    (
+        "#E3E3E3",
+        *(
+            matplotlib.colors.to_hex(c)
+            for c in matplotlib.colormaps["viridis_r"](np.linspace(0.04, 0.96, 8))
+        ),
+    ),
+    is_signed=False,
+)
 GAIN_STEPS = (0.002, 0.005, 0.01, 0.02, 0.05)
 GAIN = Scale(
     "gain",
@@ -493,4 +507,4 @@ def nyquist_place(bands: Sequence[tuple[float, float]], nyquist: float) -> float
 
 def signed_number(value: float, digits: int = 4) -> str:
     """Return a gain with its sign, as it stands in tables."""
-    return f"{value:+.{digits}f}".replace("-", MINUS)
+    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", MINUS)  # never -0.0000

@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 
 from bids_speechdecode.bids.derivatives import sidecar_path
+from bids_speechdecode.encoding.compared import split_label
 from bids_speechdecode.report import brain_maps
 from bids_speechdecode.report.brain import Scale
 from bids_speechdecode.report.brain_maps import GroupMap
 from bids_speechdecode.report.encoding import figures as charts
 from bids_speechdecode.report.encoding import sentences
 from bids_speechdecode.report.encoding.figures import GAIN, PREDICTION, modulation_name
-from bids_speechdecode.report.encoding.models import band_words, model_words, split_label
+from bids_speechdecode.report.encoding.models import band_words, model_words
 from bids_speechdecode.report.encoding.page import Drawn, EncodingPage, Place, make_page
 from bids_speechdecode.report.encoding.participant import (
     Profiles,
@@ -57,6 +58,7 @@ TITLES = {
     "layers": "Prediction by layer, over participants",
     "scaling": "Gain by amount of fMRI",
     "brain": "Where electrodes of all participants are predicted",
+    "lagBrain": "When electrodes of all participants respond",
     "gainBrain": "Where electrodes of all participants gain",
     "surface": "Prediction and gain on the cortical surface",
     "volume": "Prediction and gain in slices",
@@ -70,11 +72,12 @@ _GROUP_COLUMNS: Mapping[str, tuple[str, ...]] = {
     ),
     "encodingParticipantContrasts": ("participant", *COLUMNS["encodingContrasts"]),
     "encodingProfiles": (
-        *("profile", "model", "layer", "band", "value", "low", "high", "n_participants"),
-        *("r", "ci_low", "ci_high", "coherence"),
+        *("profile", "electrodes", "model", "layer", "band", "value", "low", "high"),
+        *("n_participants", "r", "ci_low", "ci_high", "coherence"),
     ),
     "encodingScaling": (
-        *("model", "amount", "seed", "layer", "band", "n_participants", "difference"),
+        *("model", "amount", "seed", "layer", "band", "electrodes", "n_participants"),
+        "difference",
         *("ci_low", "ci_high"),
     ),
 }
@@ -179,13 +182,15 @@ def _draw(root: Path, found: Encoding) -> Drawn:
     """Yield the figures for which there are data, each with its words."""
     drawn, styles = found.drawn, found.styles
     group = shown_contrasts(found)
-    group = group[group["model"].isin(drawn)].dropna(subset=["difference"])
+    group = group[group["model"].isin(drawn) & (group["reference"] == found.reference)]
+    group = group.dropna(subset=["difference"])
     own = found.view("encodingParticipantContrasts")
     own = own[(own["modulation"] == BROADBAND) & (own["reference"] == found.reference)]
     if len(group) and len(own):
         yield "gains", charts.group_gains(own, group, styles, drawn), sentences.gains(group)
     yield from _draw_profiles(found)
-    if len(scaling := _scaling(found)):
+    scaling = _scaling(found)
+    if len(scaling := scaling[scaling["electrodes"] == found.counted]):
         yield "scaling", charts.data_scaling(scaling), sentences.scaling(scaling)
     gains = electrode_gains(found)
     shown = found.shown
@@ -200,7 +205,8 @@ def _profile(found: Encoding, profile: str, value: str = "r") -> pd.DataFrame:
     if profile != "layer":
         own = found.view("encodingProfiles")
         own = own[own["profile"] == profile]
-    own = own[own["model"].isin(found.drawn)].dropna(subset=[value])
+    own = own[own["model"].isin(found.drawn) & (own["electrodes"] == found.counted)]
+    own = own.dropna(subset=[value])
     return own.assign(place_value=own["value"], value=own[value])
 
 
@@ -274,19 +280,21 @@ def _tuned_on(label: str) -> str:
 
 def scaling_table(scaling: pd.DataFrame) -> Table:
     """Return the gain at every share of the fMRI and with every seed."""
-    columns = ["Model", "Share of the fMRI (%)", "Seed", "Participants", "Gain in r", "CI"]
+    columns = ["Model", "Electrodes", "Share of the fMRI (%)", "Seed", "Participants"]
+    columns += ["Gain in r", "CI"]
     rows = [
         (
             model_words(row["base"]),
+            str(row["electrodes"]),
             f"{100 * row['amount']:g}",
             f"{row['seed']:g}",
             number(row["n_participants"], 0),
             charts.signed_number(row["difference"]),
             sentences.interval(row["ci_low"], row["ci_high"], 4),
         )
-        for row in scaling.sort_values(["base", "amount", "seed"]).to_dict("records")
+        for row in scaling.sort_values(["base", "electrodes", "amount", "seed"]).to_dict("records")
     ]
-    return make_table(columns, rows, columns[1:])
+    return make_table(columns, rows, columns[2:])
 
 
 # ------------------------------------------------------------------------------------ maps

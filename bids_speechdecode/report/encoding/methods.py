@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bids_speechdecode.report.encoding.models import CONTROL_TO_WORDS, band_words, split_label
+from bids_speechdecode.encoding.compared import split_label
+from bids_speechdecode.report.encoding.models import CONTROL_TO_WORDS, band_words
 from bids_speechdecode.report.encoding.results import Encoding
 from bids_speechdecode.report.methods import SPEECH_MODELS, Settings, read_settings
 from bids_speechdecode.report.references import ENCODING_REFERENCES, REFERENCES, Reference
@@ -37,6 +38,8 @@ class Encoded:
         In words; empty where there is nothing to tell.
     controls : str
         On what the controls were tuned.
+    tuning : str
+        How models were tuned, in sentences.
     is_tuned, is_unique, has_modulations, has_positions, is_group : bool
         Whether there are tuned models, variance unique to the speech model, bands of modulation,
         pictures of brains, participants put together.
@@ -48,6 +51,7 @@ class Encoded:
     layers: str
     nuisance: str
     controls: str
+    tuning: str
     n_lags: int
     is_tuned: bool
     is_compared: bool
@@ -91,9 +95,16 @@ def run_settings(folders: Sequence[Path], log_dir: Path | None = None) -> Settin
 
 
 def find_encoded(
-    encoded: Mapping[str, Encoding], settings: Settings | None, *, is_group: bool = False
+    encoded: Mapping[str, Encoding],
+    settings: Settings | None,
+    *,
+    tuning: str = "",
+    is_group: bool = False,
 ) -> Encoded:
-    """Return what the tables and the settings of a run say, for the methods section."""
+    """Return what the tables and the settings of a run say, for the methods section.
+
+    `tuning` says how models were tuned.
+    """
     chosen = (settings or {}).get("encoding", {})
     models = [model for found in encoded.values() for model in found.models]
     kinds = {model.kind for model in models}
@@ -110,6 +121,7 @@ def find_encoded(
         layers=_join([f"{layer}" for layer in chosen.get("layers") or ()]),
         nuisance=_join([NUISANCE.get(name, name) for name in chosen.get("nuisance") or ()]),
         controls=_join([CONTROL_TO_WORDS.get(name, name) for name in sorted(named)]),
+        tuning=tuning,
         n_lags=2 * round(float(chosen["max_lag"]) * float(chosen["rate"])) + 1 if chosen else 0,
         is_tuned=bool(kinds & {"tuned", "control"}),
         is_compared=any(len(found.models) > 1 for found in encoded.values()),

@@ -29,8 +29,8 @@ class EncodingPage:
     tables : mapping of str to Table
     summary : tuple of str
         The result in sentences, for the top of the report.
-    facts, layers : str
-        How the numbers were made, and which layer is shown.
+    facts, layers, counted : str
+        How the numbers were made, which layer is shown, and over which electrodes means are.
     missing : tuple of str
         Pieces that are not on disk, with the step that makes them.
     notes : tuple of str
@@ -47,6 +47,7 @@ class EncodingPage:
     summary: tuple[str, ...]
     facts: str
     layers: str
+    counted: str
     missing: tuple[str, ...]
     notes: tuple[str, ...]
     values: Mapping[str, Any]
@@ -123,6 +124,7 @@ def make_page(
         tables={what: table for what, table in tables.items() if table.rows},
         facts=sentences.facts(found),
         layers=sentences.layers_in_words(found),
+        counted=sentences.counted_in_words(found),
         notes=tuple(dict.fromkeys(note for table in found.tables.values() for note in table.notes)),
         **other,
     )

@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from bids_speechdecode.report import brain
+from bids_speechdecode.report.brain import Q
 from bids_speechdecode.report.electrodes import TEMPLATE, located
 from bids_speechdecode.report.encoding import figures as charts
 from bids_speechdecode.report.encoding import sentences
-from bids_speechdecode.report.encoding.figures import GAIN, PREDICTION, modulation_name
+from bids_speechdecode.report.encoding.figures import GAIN, LAG, PREDICTION, modulation_name
 from bids_speechdecode.report.encoding.models import band_words
 from bids_speechdecode.report.encoding.page import Drawn, EncodingPage, Place, make_page
 from bids_speechdecode.report.encoding.results import (
@@ -44,6 +45,7 @@ TITLES = {
     "bands": "Prediction by carrier band",
     "layers": "Prediction by layer",
     "brain": "Where electrodes are predicted",
+    "lagBrain": "When electrodes respond",
     "gainBrain": "Where electrodes gain",
 }
 Profiles = list[tuple[str, str, pd.DataFrame]]
@@ -98,7 +100,6 @@ def _page(place: Place, found: Encoding, level: str) -> EncodingPage:
         summary=tuple(sentences.encoding_in_words(found, level)),
         missing=tuple(find_missing(found)),
         values={
-            "n_predicted": len(found.predicted),
             "n_compared": len(found.drawn) - 1,
             "nyquist": nyquist(found.sidecar),
         },
@@ -174,7 +175,7 @@ def _is_drawn(table: pd.DataFrame, found: Encoding) -> bool:
 def _modulations(found: Encoding) -> tuple[list[tuple[float, float]], Profiles]:
     """Return the bands of modulation, and r and gain of every model in them."""
     table = found.view("encodingModulations")
-    own = table[table["name"].isin(found.predicted) & table["model"].isin(found.drawn)]
+    own = found.only_counted(table[table["model"].isin(found.drawn)])
     bands = modulation_bands(own)
     contrasts = gains_of(found, with_modulation(found.view("encodingContrasts")))
     tables = [placed(spread(own, ["model", "low", "high"]), bands), placed(contrasts, bands)]
@@ -188,7 +189,7 @@ def _modulations(found: Encoding) -> tuple[list[tuple[float, float]], Profiles]:
 def _layers(found: Encoding) -> Profiles:
     """Return r and gain of every model by layer, where a model has several."""
     own = found.electrodes[(found.electrodes["band"] == found.band)]
-    own = own[own["model"].isin(found.drawn) & own["name"].isin(found.predicted)]
+    own = found.only_counted(own[own["model"].isin(found.drawn)])
     several = own.groupby("model")["layer"].nunique()
     own = own[own["model"].isin(several.index[several > 1])]
     contrasts = found.tables["encodingContrasts"].table
@@ -200,22 +201,32 @@ def _layers(found: Encoding) -> Profiles:
 
 
 def draw_brains(predicted: pd.DataFrame, gains: pd.DataFrame) -> Drawn:
-    """Yield the electrodes of one model on a brain, coloured by r and by gain.
+    """Yield the electrodes of one model on a brain, coloured by r, by lag and by gain.
 
     Parameters
     ----------
     predicted : data frame
-        Columns x, y, z (mm), space, name, label, hemisphere, r and q.
+        Columns x, y, z (mm), space, name, label, hemisphere, r, lag (s) and q.
     gains : data frame
         The same with gain, and q that of the gain.
     """
+    # The lag of an electrode that is not predicted means nothing.
+    timed = predicted.assign(lag=predicted["lag"].where(predicted["q"] <= Q))
     for what, table, scale, words in (
         ("brain", predicted, PREDICTION, "r"),
+        ("lagBrain", timed, LAG, "lag (s)"),
         ("gainBrain", gains, GAIN, "gain in r"),
     ):
+        if what == "lagBrain" and not is_timed(located(table)):
+            continue
         told = sentences.brain_values(located(table), scale.column, words)
         if len(contacts := located(table, TEMPLATE)):
             yield what, brain.measure_brain(contacts, scale), told
         elif spaces := sorted(located(table)["space"].dropna().unique()):
             own = located(table, spaces[0])
             yield what, brain.native_measure(own, str(spaces[0]), scale), told
+
+
+def is_timed(electrodes: pd.DataFrame) -> bool:
+    """Return whether electrodes have lags; there is but one where all delays enter together."""
+    return bool((electrodes["lag"].fillna(0) != 0).any())

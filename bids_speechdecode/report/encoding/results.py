@@ -12,19 +12,11 @@ import numpy as np
 import pandas as pd
 
 from bids_speechdecode.bids.derivatives import read_table
+from bids_speechdecode.encoding.compared import Model, find_reference, main_model, read_models
+from bids_speechdecode.encoding.views import in_view, keep_responsive, shown_band, shown_layers
 from bids_speechdecode.report.brain import Q
 from bids_speechdecode.report.electrode_tables import Described
-from bids_speechdecode.report.encoding.models import (
-    Model,
-    drawn_models,
-    find_reference,
-    in_view,
-    main_model,
-    model_styles,
-    read_models,
-    shown_band,
-    shown_layers,
-)
+from bids_speechdecode.report.encoding.models import drawn_models, model_styles
 from bids_speechdecode.report.page import entity, read_object, tolerate
 
 BROADBAND = "broadband"
@@ -45,6 +37,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "encodingContrasts": (
         *("model", "reference", "layer", "band", "modulation", "electrodes", "n_electrodes"),
         *_TEST,
+        "detectable",
     ),
     "encodingElectrodeContrasts": (
         *("model", "reference", "layer", "band", "name", *_PLACE, *_TEST, "q"),
@@ -54,8 +47,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 
 def read_scores(path: Path, columns: Sequence[str]) -> Described:
     """Return a table of scores with all of `columns`, words as words, and its sidecar."""
-    is_filled = path.is_file() and path.stat().st_size > 1  # without rows it may lack a header
-    table = tolerate(read_table(path) if is_filled else pd.DataFrame(), columns)
+    table = tolerate(read_table(path) if path.is_file() else pd.DataFrame(), columns)
     for name in table.columns:
         if name in _WORDS:
             as_text = [None if pd.isna(word) else str(word) for word in table[name]]
@@ -143,11 +135,14 @@ class Encoding:
         return in_view(self.electrodes, self.layers, self.band)
 
     @cached_property
-    def predicted(self) -> frozenset[object]:
-        """Electrodes with q <= 0.05 under any drawn model; all of them where none has it."""
-        own = self.shown[self.shown["model"].isin(self.drawn)]
-        names = own.loc[own["q"] <= Q, "name"]
-        return frozenset(names if len(names) else own["name"])
+    def counted(self) -> str:
+        """Which electrodes the means of the page are over: "responsive", "all" where none is."""
+        own = self.electrodes[self.electrodes["band"] == self.band]
+        return "responsive" if len(keep_responsive(own, own)) else "all"
+
+    def only_counted(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of a table with columns band and name that are of these electrodes."""
+        return keep_responsive(table, self.electrodes) if self.counted == "responsive" else table
 
     def view(self, desc: str) -> pd.DataFrame:
         """Return the rows of a table in the shown band and layers."""
@@ -210,9 +205,9 @@ def spread(table: pd.DataFrame, keys: Sequence[str], column: str = "r") -> pd.Da
 
 
 def lag_curves(found: Encoding) -> pd.DataFrame:
-    """Return the mean r at every lag over the predicted electrodes: model, lag, r, quartiles."""
-    table = found.view("encodingLags")
-    own = table[table["name"].isin(found.predicted) & table["model"].isin(found.drawn)]
+    """Return the mean r at every lag over the counted electrodes: model, lag, r, quartiles."""
+    table = found.only_counted(found.view("encodingLags"))
+    own = table[table["model"].isin(found.drawn)]
     return spread(own, ["model", "lag"]).rename(columns={"value": "r"})
 
 
@@ -227,14 +222,16 @@ def best_lags(found: Encoding) -> dict[str, np.ndarray]:
     return best
 
 
-def gains_of(found: Encoding, contrasts: pd.DataFrame, *, only: str | None = None) -> pd.DataFrame:
-    """Return contrasts with the reference over one choice of electrodes, with a column value.
+def own_controls(found: Encoding, contrasts: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """Return the contrasts of some models with their own controls, not with the reference."""
+    is_own = contrasts["model"].isin(models) & (contrasts["reference"] != found.reference)
+    return contrasts[is_own]
 
-    Over all electrodes if they are there, else over the responsive ones; `only` names one.
-    """
+
+def gains_of(found: Encoding, contrasts: pd.DataFrame) -> pd.DataFrame:
+    """Return contrasts with the reference over the counted electrodes, with a column value."""
     own = contrasts[contrasts["reference"] == found.reference]
-    chosen = only or ("all" if (own["electrodes"] == "all").any() else "responsive")
-    own = own[own["electrodes"] == chosen]
+    own = own[own["electrodes"] == found.counted]
     return own.assign(value=own["difference"])
 
 
@@ -267,7 +264,7 @@ def band_profiles(found: Encoding, contrasts: pd.DataFrame) -> list[pd.DataFrame
     for place, band in enumerate(found.bands):
         layers = shown_layers(found.electrodes, found.reference, band)
         own = in_view(found.electrodes, layers, band)
-        levels.append(spread(own, ["model"]).assign(place=place))
+        levels.append(spread(found.only_counted(own), ["model"]).assign(place=place))
         broad = in_view(contrasts[contrasts["modulation"] == BROADBAND], layers, band)
         gains.append(gains_of(found, broad).assign(place=place))
     return [pd.concat(levels), pd.concat(gains)]

@@ -13,9 +13,9 @@ from bids_speechdecode.report.charts import region_name
 from bids_speechdecode.report.encoding.figures import signed_number
 from bids_speechdecode.report.encoding.models import band_words, model_words
 from bids_speechdecode.report.encoding.results import (
-    BROADBAND,
     Encoding,
     gains_of,
+    own_controls,
 )
 from bids_speechdecode.report.encoding.tables import shown_contrasts
 from bids_speechdecode.report.page import (
@@ -28,6 +28,16 @@ from bids_speechdecode.report.page import (
 )
 
 MOST = 8  # items that an alternative text names
+
+
+RESPONSIVE = f"q ≤ {Q:g} with any of the models, in any layer"
+
+
+def counted_in_words(found: Encoding) -> str:
+    """Return over which electrodes the page's means are."""
+    if found.counted == "responsive":
+        return f"responsive electrodes ({RESPONSIVE})"
+    return "all electrodes, as none is responsive"
 
 
 def _quoted(model: str) -> str:
@@ -46,7 +56,7 @@ def encoding_in_words(found: Encoding, level: str) -> list[str]:
     level : str
         Of the confidence intervals, such as ``95%``.
     """
-    return [_lead(found), *_gains(found, level), _ceiling(found)]
+    return [_lead(found), *_level(found), *_gains(found, level), _ceiling(found)]
 
 
 def _lead(found: Encoding) -> str:
@@ -65,22 +75,41 @@ def _lead(found: Encoding) -> str:
     )
 
 
+def _level(found: Encoding) -> list[str]:
+    """Return how high r is over the responsive electrodes; nothing where there are none."""
+    own = found.shown[found.shown["model"] == found.main]
+    values = found.only_counted(own)["r"]
+    if found.counted != "responsive" or not len(values):
+        return []
+    return [
+        f"Over its {several(len(values), 'responsive electrode')} ({RESPONSIVE}), r with "
+        f"{_quoted(found.main)} was {number(values.mean())} on average (median "
+        f"{number(values.median())})."
+    ]
+
+
 def _n_predicted(found: Encoding, model: str) -> tuple[int, int]:
     own = found.shown[found.shown["model"] == model]
     return int((own["q"] <= Q).sum()), len(own)
 
 
 def _gains(found: Encoding, level: str) -> list[str]:
-    table = found.view("encodingContrasts")
-    own = gains_of(found, table[table["modulation"] == BROADBAND])
-    own = own[own["model"].isin(found.drawn)].dropna(subset=["difference"])
-    rows = sorted(own.to_dict("records"), key=lambda row: found.drawn.index(row["model"]))
-    return [_gain(row, level) for row in rows]
+    shown = shown_contrasts(found)
+    own = gains_of(found, shown)
+    own = own[own["model"].isin(found.drawn)]
+    told = pd.concat([own, _with_controls(found, shown)]).dropna(subset=["difference"])
+    return [_gain(row, level) for row in told.to_dict("records")]
+
+
+def _with_controls(found: Encoding, contrasts: pd.DataFrame) -> pd.DataFrame:
+    """Return the main model's contrasts with its own controls over the counted electrodes."""
+    own = own_controls(found, contrasts, [found.main])
+    return own[own["electrodes"] == found.counted]
 
 
 def _gain(row: Mapping[Any, Any], level: str) -> str:
     known = pd.notna(row["p"]) and row["p"] < 0.05
-    change = "higher" if row["difference"] >= 0 else "lower"
+    change = "higher" if round(row["difference"], 4) >= 0 else "lower"
     which = "responsive electrodes" if row["electrodes"] == "responsive" else "electrodes"
     return (
         f"With {_quoted(row['model'])}, r was {number(abs(row['difference']), 4)} {change} than "
@@ -136,21 +165,29 @@ def layers_in_words(found: Encoding) -> str:
 
 
 def group_in_words(found: Encoding, level: str) -> list[str]:
-    """Return the group's result in sentences: the gain of each drawn model over the reference."""
+    """Return the group's result in sentences.
+
+    How high r is, the gain of each drawn model over the reference, and that of the main model over
+    its own controls.
+    """
     n = found.electrodes["participant"].nunique()
     start = f"Task {found.task}, {several(n, 'participant')}, {band_words(found.band)}: "
     shown = shown_contrasts(found)
-    choices = [gains_of(found, shown, only=which) for which in ("all", "responsive")]
-    rows = pd.concat(choices).dropna(subset=["difference"])
-    rows = rows[rows["model"].isin(found.drawn)]
-    told = [
-        _group_gain(row, level)
-        for model in dict.fromkeys(rows["model"])
-        for row in rows[rows["model"] == model].to_dict("records")
-    ]
-    if not told:
-        return [f"{start}electrodes predicted by {several(len(found.models), 'speech model')}."]
+    own = shown[(shown["reference"] == found.reference) & shown["model"].isin(found.drawn)]
+    rows = pd.concat([own, _with_controls(found, shown)]).dropna(subset=["difference"])
+    told = [_group_level(found), *[_group_gain(row, level) for row in rows.to_dict("records")]]
     return [start + told[0], *told[1:]]
+
+
+def _group_level(found: Encoding) -> str:
+    own = found.shown[found.shown["model"] == found.main]
+    n_predicted = f"{count((own['q'] <= Q).sum())} of {several(len(own), 'electrode')}"
+    means = found.only_counted(own).groupby("participant")["r"].mean()
+    return (
+        f"{_quoted(found.main)} predicted {n_predicted} (q ≤ {Q:g}); over "
+        f"{counted_in_words(found)}, r was {number(means.mean())} on average over "
+        f"{several(len(means), 'participant')} (median {number(means.median())})."
+    )
 
 
 def _group_gain(row: Mapping[Any, Any], level: str) -> str:

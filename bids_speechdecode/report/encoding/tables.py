@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bids_speechdecode.encoding.compared import Model
 from bids_speechdecode.report.brain import Q
 from bids_speechdecode.report.charts import region_name
 from bids_speechdecode.report.encoding.figures import modulation_name, signed_number
-from bids_speechdecode.report.encoding.models import Model, band_words, model_words
+from bids_speechdecode.report.encoding.models import band_words, model_words
 from bids_speechdecode.report.encoding.results import BROADBAND, Encoding, electrode_gains
 from bids_speechdecode.report.page import (
     DASH,
@@ -113,12 +114,12 @@ def _electrode_cells(row: Mapping[Any, Any], n: int) -> tuple[str, ...]:
 
 
 def contrast_tables(found: Encoding) -> dict[str, Table]:
-    """Return the gains over the reference: in the shown band and layers, and everywhere else."""
+    """Return the contrasts of models: in the shown band and layers, and everywhere else."""
     every = found.tables["encodingContrasts"].table
     own = shown_contrasts(found)
     rest = every.drop(index=own.index)
     columns = ["Contrast", "Band", "Layer", "Modulation (Hz)", "Electrodes", "n", "Gain in r"]
-    columns += ["CI", "p"]
+    columns += ["CI", "p", "Detectable"]
     few = [i for i, name in enumerate(columns) if name not in ("Band", "Layer", columns[3])]
     shown = [[_contrast_cells(row)[i] for i in few] for row in own.to_dict("records")]
     others = [_contrast_cells(row) for row in rest.to_dict("records")]
@@ -131,12 +132,16 @@ def contrast_tables(found: Encoding) -> dict[str, Table]:
 
 
 def shown_contrasts(found: Encoding) -> pd.DataFrame:
-    """Return the contrasts with the reference over the whole response, drawn models first."""
+    """Return the contrasts over the whole response: with the reference, then with own controls.
+
+    Among either, drawn models come first.
+    """
     table = found.view("encodingContrasts")
-    own = table[(table["modulation"] == BROADBAND) & (table["reference"] == found.reference)]
+    own = table[table["modulation"] == BROADBAND]
     order = {model: i for i, model in enumerate(found.drawn)}
     places = own["model"].map(lambda model: order.get(model, len(order))).to_numpy(float)
-    return own.iloc[np.argsort(places, kind="stable")]
+    is_later = (own["reference"] != found.reference).to_numpy(bool)
+    return own.iloc[np.lexsort((places, is_later))]
 
 
 def _contrast_cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
@@ -148,6 +153,7 @@ def _contrast_cells(row: Mapping[Any, Any]) -> tuple[str, ...]:
         DASH if pd.isna(row["difference"]) else signed_number(row["difference"]),
         interval(row["ci_low"], row["ci_high"], 4),
         p_value(row["p"]),
+        number(row["detectable"], 4),
     )
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bids_speechdecode.config import EvaluationConfig
+from bids_speechdecode.encoding.compared import control_pairs
 from bids_speechdecode.encoding.contrasts import electrode_contrast, participant_contrast
 from bids_speechdecode.encoding.ridge import LaggedRidge
 from bids_speechdecode.encoding.scores import MODULATION_EDGES, modulation_scores
+from bids_speechdecode.encoding.views import keep_responsive
 
 ALL, RESPONSIVE, BROADBAND = "all", "responsive", "broadband"
-RESPONSIVE_Q = 0.05
 _PLACE = ["x", "y", "z", "space", "label", "hemisphere"]
 
 
@@ -133,42 +134,80 @@ def _modulations(fit: Fit, heard: Heard, band: str, part: slice) -> pd.DataFrame
 def contrast_tables(
     fits: Sequence[Fit],
     heard: Heard,
+    scores: pd.DataFrame,
     modulations: pd.DataFrame,
     settings: EvaluationConfig,
     rng: np.random.Generator,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return by how much each model predicts better than the first: over all, and by electrode.
+    """Return by how much models predict better than others: over electrodes, and at each one.
 
-    Layers are compared with the same layer of the first model, or with its first where it has no
-    such layer.
+    Every model is compared with the first, and every tuned one with its own controls too.
+
+    Parameters
+    ----------
+    fits : sequence of Fit
+    heard : Heard
+    scores, modulations : data frame
+        Of `score_table` and `modulation_table`; the scores tell which electrodes are responsive.
+    settings : EvaluationConfig
+    rng : Generator
     """
     overall, single = [], []
-    reference = [fit for fit in fits if fit.model == fits[0].model]
-    for fit in fits[len(reference) :]:
-        other = next((r for r in reference if r.layer == fit.layer), reference[0])
+    for fit, other in _pairs(fits):
         who = {"model": fit.model, "reference": other.model, "layer": fit.layer}
         for band, part in heard.split():
-            pair = _Pair(fit, other, heard, part)
+            own = scores[scores["band"] == band]
+            pair = _Pair(fit, other, heard, part, set(keep_responsive(own, own)["name"]))
             single.append(_lead(pair.by_electrode(settings, rng), **who, band=band))
-            rows = [*pair.overall(settings, rng), *_by_modulation(modulations, fit, other, band)]
+            here = modulations[modulations["band"] == band]
+            rows = [*pair.overall(settings, rng), *pair.by_modulation(here)]
             overall.append(_lead(pd.DataFrame(rows), **who, band=band))
     return _stack(overall, CONTRAST_COLUMNS), _stack(single, SINGLE_COLUMNS)
 
 
+def _pairs(fits: Sequence[Fit]) -> Iterator[tuple[Fit, Fit]]:
+    """Yield what is compared with what, those with the first model before all others.
+
+    Layers are compared with the same layer of the other model, or with its first where it has no
+    such layer.
+    """
+    labels = list(dict.fromkeys(fit.model for fit in fits))
+    first = labels[0]
+    with_first = [(model, first) for model in labels[1:]]
+    # Where the first one is a control or has controls, the pair is there already.
+    rest = [pair for pair in control_pairs(labels) if first not in pair]
+    for model, reference in [*with_first, *rest]:
+        others = [fit for fit in fits if fit.model == reference]
+        for fit in fits:
+            if fit.model == model:
+                yield fit, next((o for o in others if o.layer == fit.layer), others[0])
+
+
 _WHO = ["model", "reference", "layer", "band"]
 _INTERVAL = ["difference", "ci_low", "ci_high", "p"]
-CONTRAST_COLUMNS = [*_WHO, "modulation", "electrodes", "n_electrodes", *_INTERVAL]
+CONTRAST_COLUMNS = [*_WHO, "modulation", "electrodes", "n_electrodes", *_INTERVAL, "detectable"]
 SINGLE_COLUMNS = [*_WHO, "name", *_PLACE, *_INTERVAL, "q"]
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two models' predictions of the same responses."""
+    """Two models' predictions of the same responses.
+
+    Attributes
+    ----------
+    fit, other : Fit
+    heard : Heard
+    part : slice
+        The columns of a band.
+    responsive : set of str
+        Names of the electrodes that any of all models predicts in this band.
+    """
 
     fit: Fit
     other: Fit
     heard: Heard
     part: slice
+    responsive: set[str]
 
     def by_electrode(self, settings: EvaluationConfig, rng: np.random.Generator) -> pd.DataFrame:
         found = electrode_contrast(*self._arrays(), **self._how(settings, rng))
@@ -178,23 +217,49 @@ class _Pair:
     def overall(
         self, settings: EvaluationConfig, rng: np.random.Generator
     ) -> Iterator[dict[str, object]]:
-        """Yield the mean over all electrodes, and over those that either model predicts.
-
-        Both models have the same part in that choice, so that it favours neither.
-        """
+        """Yield the mean over all electrodes, and over the responsive ones."""
         known = np.isfinite(self.fit.r[self.part]) & np.isfinite(self.other.r[self.part])
-        either = np.minimum(
-            np.nan_to_num(self.fit.q[self.part], nan=1.0),
-            np.nan_to_num(self.other.q[self.part], nan=1.0),
-        )
-        for which, chosen in ((ALL, known), (RESPONSIVE, known & (either <= RESPONSIVE_Q))):
+        responsive = self.heard.electrodes["name"].isin(self.responsive).to_numpy(bool)
+        chosen_of = {ALL: known, RESPONSIVE: known & responsive}
+        measures = [*_INTERVAL, "detectable"]
+        for which, chosen in chosen_of.items():
             row = {"modulation": BROADBAND, "electrodes": which, "n_electrodes": int(chosen.sum())}
             if not chosen.any():
-                yield row | dict.fromkeys(_INTERVAL, np.nan)
+                yield row | dict.fromkeys(measures, np.nan)
                 continue
             a, b, y = (array[:, chosen] for array in self._arrays())
             found = participant_contrast(a, b, y, **self._how(settings, rng))
-            yield row | {name: round(float(getattr(found, name)), 6) for name in _INTERVAL}
+            yield row | {name: round(float(getattr(found, name)), 6) for name in measures}
+
+    def by_modulation(self, table: pd.DataFrame) -> Iterator[dict[str, object]]:
+        """Yield the mean difference in each band of modulation; tested over participants only.
+
+        Parameters
+        ----------
+        table : data frame
+            Rows of `modulation_table` in this band.
+        """
+        keys = ["low", "high", "name"]
+        of_fits = (
+            table[(table["model"] == fit.model) & (table["layer"] == fit.layer)]
+            for fit in (self.fit, self.other)
+        )
+        mine, theirs = (own.set_index(keys)["r"] for own in of_fits)
+        difference = (mine - theirs).dropna().reset_index()
+        chosen_of = {
+            ALL: difference,
+            RESPONSIVE: difference[difference["name"].isin(self.responsive)],
+        }
+        for (low, high), _ in difference.groupby(["low", "high"]):
+            for which, own in chosen_of.items():
+                values = own.loc[(own["low"] == low) & (own["high"] == high), "r"]
+                yield {
+                    "modulation": f"{low:g}-{high:g}",
+                    "electrodes": which,
+                    "n_electrodes": len(values),
+                    "difference": round(float(values.mean()), 6),
+                    **dict.fromkeys([*_INTERVAL[1:], "detectable"], np.nan),
+                }
 
     def _arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return (
@@ -213,25 +278,6 @@ class _Pair:
             "confidence": settings.confidence,
             "rng": rng,
             "folds": self.heard.fold,
-        }
-
-
-def _by_modulation(
-    modulations: pd.DataFrame, fit: Fit, other: Fit, band: str
-) -> Iterator[dict[str, object]]:
-    """Yield the mean difference in each band of modulation; tested over participants only."""
-    table = modulations[modulations["band"] == band].set_index(["low", "high", "name"])["r"]
-    keys = modulations.loc[modulations["band"] == band].set_index(["low", "high", "name"])
-    mine = table[(keys["model"] == fit.model) & (keys["layer"] == fit.layer)]
-    theirs = table[(keys["model"] == other.model) & (keys["layer"] == other.layer)]
-    difference = (mine - theirs).dropna()
-    for edges, values in difference.groupby(level=["low", "high"]):
-        yield {
-            "modulation": "{:g}-{:g}".format(*cast("tuple[float, float]", edges)),
-            "electrodes": ALL,
-            "n_electrodes": len(values),
-            "difference": round(float(values.mean()), 6),
-            **dict.fromkeys(_INTERVAL[1:], np.nan),
         }
 
 
