@@ -34,7 +34,8 @@ def _contrasts(folder: Path, latent: str, *control: str) -> pd.DataFrame:
     assert main([str(data), str(out), "participant", *encoding, *models]) == 0
     assert main([str(data), str(out), "group", *encoding]) == 0
     table = pd.read_csv(out / "group_task-podcast_desc-encodingContrasts_scores.tsv", sep="\t")
-    return table[table["modulation"] == "broadband"].set_index(["model", "electrodes"])
+    shown = table[(table["modulation"] == "broadband") & (table["reference"] == "untuned")]
+    return shown.set_index(["model", "electrodes"])
 
 
 @pytest.fixture(scope="module")
