@@ -19,7 +19,7 @@ import soundfile
 from bids_speechdecode.bids.dataset import list_recordings, open_dataset
 from bids_speechdecode.bids.derivatives import Derivatives
 from bids_speechdecode.bids.stimuli import read_words
-from bids_speechdecode.config import Config, EncodingConfig, InputConfig, TargetConfig
+from bids_speechdecode.config import Config, EncodingConfig, InputConfig, Nuisance, TargetConfig
 from bids_speechdecode.encoding.ceilings import Powers
 from bids_speechdecode.encoding.folds import Folds
 from bids_speechdecode.errors import DataError, MissingInputError, UsageError
@@ -29,7 +29,7 @@ from bids_speechdecode.signals.export import write_brainvision_header
 from bids_speechdecode.signals.filters import design_filter
 from bids_speechdecode.steps.context import Context, signal_fingerprint
 from bids_speechdecode.steps.encoding import score as step
-from bids_speechdecode.steps.encoding.frames import feature_file, nuisance_file
+from bids_speechdecode.steps.encoding.frames import feature_file, make_features, nuisance_file
 from bids_speechdecode.steps.encoding.gather import Responses, choose_complete, gather_responses
 from bids_speechdecode.steps.encoding.responses import (
     edges_of,
@@ -501,6 +501,25 @@ def test_the_nuisance_has_the_same_delays_as_the_model(
 
 
 # -------------------------------------------------------------------------- signatures
+
+
+@pytest.mark.parametrize("nuisance", [("envelope", "mel"), ()])
+def test_silence_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, nuisance: tuple[Nuisance, ...]
+) -> None:
+    """A file without sound has no score; without the reason somebody looks for it in the brain."""
+    root = tmp_path / "data"
+    for run, sound in ((1, "talk"), (2, "quiet")):
+        write_recording(root, run, {"A1": smooth(1)}, sound=sound)
+    context = make_context(root, replace(SETTINGS, nuisance=nuisance), respond=False)
+    soundfile.write(root / "stimuli" / "quiet.wav", np.zeros(round(LENGTH * 16000)), 16000)
+    sounds = list_sounds(context.plan)
+    make_features(context, [MEL], sounds)
+    (note,) = step._note_silent(context, [MEL], sounds)
+    assert note.startswith("quiet.wav is silent")
+    assert note in caplog.text
+    *_, note = step._note_silent(context, [MEL], sounds[1:])
+    assert "all sounds are silent" in note
 
 
 def test_what_features_depend_on(tmp_path: Path) -> None:

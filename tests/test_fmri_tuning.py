@@ -410,6 +410,7 @@ def broken(**changes: Any) -> list[Story]:
     ("changes", "message"),
     [
         ({"wave": np.zeros(8000, np.float32)}, "too short"),
+        ({"wave": np.zeros(N_TR * 16000, np.float32)}, "'story0' is silent"),
         ({"tr_times": np.append(np.arange(N_TR - 1.0), 90.0)}, "not evenly spaced"),
         ({"tr_times": 61.0 + np.arange(N_TR)}, "hardly overlap"),
         ({"bold": {"a": np.zeros((N_TR - 1, 5))}}, "does not fit"),

@@ -93,8 +93,8 @@ def prepare_story(story: Story, settings: FmriConfig, context: float) -> Prepare
     Raises
     ------
     DataError
-        If the sound is shorter than a window, times are uneven, BOLD does not fit them or is not
-        finite, or sound and volumes hardly overlap.
+        If the sound is silent or shorter than a window, times are uneven, BOLD does not fit them
+        or is not finite, or sound and volumes hardly overlap.
     """
     _check_story(story)
     length, step = round(context * AUDIO_RATE), round(settings.stride * AUDIO_RATE)
@@ -104,6 +104,13 @@ def prepare_story(story: Story, settings: FmriConfig, context: float) -> Prepare
             f"The sound of story {story.name!r} is too short.",
             expected=f"more than {context + settings.stride:g} s",
             found=f"{len(story.wave) / AUDIO_RATE:g} s",
+        )
+    if len(story.wave) and np.ptp(story.wave) == 0:
+        raise DataError(
+            f"Story {story.name!r} is silent.",
+            expected="sound",
+            found=f"{len(story.wave)} samples, all {story.wave[0]:g}",
+            fix="put the right audio file in its place, or leave out its runs",
         )
     times, unit = ends / AUDIO_RATE, story.delay_unit
     heard = story.tr_times[:, None] - unit * np.asarray(settings.delays)  # (n_tr, n_delays)

@@ -18,6 +18,7 @@ from bids_speechdecode.audio.nuisance import nuisance_features
 from bids_speechdecode.audio.speech_models import load_speech_model
 from bids_speechdecode.bids.derivatives import read_sidecar, signature, write_array, write_sidecar
 from bids_speechdecode.bids.stimuli import read_words
+from bids_speechdecode.errors import MissingInputError
 from bids_speechdecode.steps.context import (
     Context,
     other_settings,
@@ -30,6 +31,7 @@ from bids_speechdecode.steps.speech_model_names import MEL, NamedModel
 
 VERSION = 1
 NUISANCE = "nuisance"
+CONSTANT = 1e-5  # of the largest value: less is the rounding of a speech model
 
 
 def layers_of(context: Context, model: NamedModel) -> tuple[int, ...]:
@@ -40,7 +42,16 @@ def layers_of(context: Context, model: NamedModel) -> tuple[int, ...]:
 
 
 def make_features(context: Context, models: Sequence[NamedModel], sounds: Sequence[Sound]) -> None:
-    """Write the features of every sound by every model, and the nuisance features."""
+    """Write the features of every sound by every model, and the nuisance features.
+
+    Raises
+    ------
+    MissingInputError
+        A model is absent; or the words of a sound are asked for, and no table has them.
+    """
+    if "words" in context.config.encoding.nuisance:
+        for sound in sounds:  # before hours of work
+            _require_words(sound)
     for model in models:
         todo = []
         for sound in sounds:
@@ -112,6 +123,23 @@ def _compute_nuisance(context: Context, sound: Sound) -> None:
 def _words(sound: Sound) -> pd.DataFrame | None:
     """Return the words of a sound, from a table beside its file, or None."""
     return read_words(sound.path) if sound.path is not None else None
+
+
+def _require_words(sound: Sound) -> None:
+    if _words(sound) is not None:
+        return
+    expected, found, where = "a sound file with a table of its words", f"sound of {sound.name}", ""
+    if sound.path is not None:
+        stem, where = sound.path.name.partition(".")[0], str(sound.path.parent)
+        expected = f"{stem}_words.tsv or {stem}_transcript.csv with a column onset (s)"
+        found = "no such table"
+    raise MissingInputError(
+        "It is not known when the words were spoken, which nuisance in [encoding] asks for",
+        expected=expected,
+        found=found,
+        where=where,
+        fix="put the table beside the sound, or leave words out of nuisance",
+    )
 
 
 def _reader(sound: Sound) -> Callable[[float, float], np.ndarray]:
@@ -198,3 +226,22 @@ def _load(context: Context, files: Sequence[tuple[Path, str]]) -> np.ndarray:
 def nuisance_columns(context: Context, sound: Sound) -> list[str]:
     """Return the names of the nuisance features."""
     return list(read_sidecar(nuisance_file(context, sound)[0])["FeatureColumns"])
+
+
+def silent_sounds(context: Context, sounds: Sequence[Sound], model: NamedModel) -> list[str]:
+    """Return the names of sounds in which no feature changes: nothing can be predicted from them.
+
+    Those of the nuisance features, or of a model's first layer where there are none.
+    """
+    settings = context.config.encoding
+    first = int(settings.context * settings.rate)  # before, a context fills
+    silent = []
+    for sound in sounds:
+        if settings.nuisance:
+            path, _ = nuisance_file(context, sound)
+        else:
+            path, _ = feature_file(context, sound, model, layers_of(context, model)[0])
+        values = np.load(path, mmap_mode="r")[first:]
+        if len(values) and (np.ptp(values, axis=0) <= CONSTANT * np.abs(values).max(axis=0)).all():
+            silent.append(sound.name)
+    return silent

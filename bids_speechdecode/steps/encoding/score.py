@@ -6,6 +6,7 @@ time.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -33,6 +34,7 @@ from bids_speechdecode.steps.encoding.frames import (
     load_features,
     load_nuisance,
     nuisance_file,
+    silent_sounds,
 )
 from bids_speechdecode.steps.encoding.gather import Responses, gather_responses
 from bids_speechdecode.steps.encoding.responses import (
@@ -51,6 +53,8 @@ from bids_speechdecode.steps.encoding.tables import (
 )
 from bids_speechdecode.steps.speech_model_names import NamedModel, model_name
 from bids_speechdecode.timeline import sample_at
+
+log = logging.getLogger(__name__)
 
 VERSION = 4
 # Seconds of sound before a sample that the nuisance features cover, and their step: brains respond
@@ -139,6 +143,7 @@ def encode(
         return
     responses = gather_responses(context, sounds, list(electrodes["name"]))
     folds = _folds(context.config.encoding, responses, filter_reach(context, sounds))
+    notes = [*notes, *_note_silent(context, models, sounds)]
     fits = list(_fit_all(context, models, sounds, responses, folds))
     heard = Heard(
         electrodes,
@@ -405,6 +410,18 @@ def _about(
         "iEEGReference": settings.reference,
         "Notes": [*notes, *_note_incomplete(responses)],
     }
+
+
+def _note_silent(
+    context: Context, models: Sequence[NamedModel], sounds: Sequence[Sound]
+) -> list[str]:
+    silent = silent_sounds(context, sounds, models[0])
+    notes = [f"{name} is silent as far as it was heard: it predicts nothing" for name in silent]
+    if silent and len(silent) == len(sounds):
+        notes.append("all sounds are silent, so that no electrode has a score")
+    for note in notes:
+        log.warning("sub-%s: %s", context.participant, note)
+    return notes
 
 
 def _note_incomplete(responses: Responses) -> list[str]:
