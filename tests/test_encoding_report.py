@@ -491,10 +491,12 @@ def test_how_models_were_tuned_is_shown(tree: Path, name: str) -> None:
     # A gain of a tuned model means little to who cannot see on what, and how well, it was tuned.
     page = (tree / name).read_text("utf-8")
     section = page[page.index('<section id="tuning">') :]
-    text = _text(section[: section.index("</section>")])
+    section = section[: section.index("</section>")]
+    text = re.sub(r"\s+", " ", _text(re.sub(r"</t[hd]>", " ", section)))
     # Three participants with 5,400 volumes of 2 s; one sound at two times of the TR is one story.
     assert "Tuned, joint 3 3.00 h 160 2 / 1 / 1 2 of 3 0.0910 0.0703 0.0751 2 of 3" in text
     assert "control: phase-randomised BOLD 3" in text
+    assert "their validation r is that of the BOLD they were tuned on" in text
     assert "a.wav, b.wav c.wav d.wav" in text
     assert "0.0800 untuned, 0.0900 after 3 epochs, epoch 2 chosen" in section
     told = "BOLD of 3 participants (3.00 h each, repetition time 2 s) during 2 stories"

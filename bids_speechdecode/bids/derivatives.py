@@ -311,8 +311,9 @@ def _readme(title: str, command: str, simulated: bool) -> str:
     warning = "\nMade from SIMULATED data: nothing here is about a brain.\n" if simulated else ""
     return (
         f"# {title}\n{warning}\n"
-        "Decoding of heard speech from intracranial EEG: preprocessed signals, encoders,\n"
-        "retrieval ranks with their chance levels, and reports.\n\n"
+        "Heard speech and intracranial EEG. Decoding: preprocessed signals, encoders and\n"
+        "retrieval ranks with their chance levels. Encoding: how well speech models predict\n"
+        "each electrode (desc-encoding*), and speech models tuned on fMRI (speechmodels).\n\n"
         f"The last command that wrote here:\n\n    {command}\n\n"
         "Start with group.html and sub-*.html. Files whose sidecar has a Signature are made\n"
         "again only when the settings or the inputs behind that signature change.\n"

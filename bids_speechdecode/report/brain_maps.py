@@ -29,7 +29,7 @@ from bids_speechdecode.report.brain import (
 from bids_speechdecode.report.figures import WIDTH
 
 SLICES = (-30, -15, 0, 15, 30, 45, 60)  # mm above the commissures, the same in every report
-TOP = 0.25  # inches above the first row, for the mark of simulated data
+TOP = 0.35  # inches above the first row, for the mark of simulated data
 HEADING: Any = {"fontsize": 9, "fontweight": "bold"}
 
 

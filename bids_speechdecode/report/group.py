@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bids_speechdecode.bids.derivatives import read_table, write_text
-from bids_speechdecode.report import alternatives, figures, methods
+from bids_speechdecode.report import alternatives, figures, methods, tuning
 from bids_speechdecode.report.encoding import methods as encoding_methods
 from bids_speechdecode.report.encoding.group import (
     encoding_left_out,
@@ -116,7 +116,10 @@ def write_group_report(root: Path, *, command: str) -> Path:
     run = encoding_methods.run_settings(_folders(root, encoded))
     level = f"{100 * (run['evaluation']['confidence'] if run else 0.95):g}%"
     pages = group_encoding_pages(root, report, encoded, level, simulated)
+    target = tuning.decoded_with(root, results.settings) if decoding else None
+    tuned = tuning.with_target(tuning.find_tuned(root, encoded.values(), run), target)
     told = summarise(results) if decoding else []
+    told += [tuning.summarise_target(target)] if target else []
     told += [text for page in anatomy for text in page.summary]
     told += [text for page in pages for text in page.summary]
     html = render(
@@ -131,12 +134,19 @@ def write_group_report(root: Path, *, command: str) -> Path:
         anatomy=anatomy,
         tasks=[_task_page(report, task, results, simulated) for task in results.tasks],
         encoding_pages=pages,
+        tuning=tuning.tuning_page(report, root / "figures", "group", tuned, simulated),
         participants=participant_table(results),
         links=_report_links(root, _names(results.participants, encoded)),
         left_out=make_table(["What", "Why"], _left_out(results, encoded, decoding)),
         **encoding_methods.in_template(
-            methods.in_template(results.settings, _electrodes(root, anatomy)),
-            encoding_methods.find_encoded(encoded, run, is_group=True) if encoded else None,
+            methods.in_template(
+                results.settings, _electrodes(root, anatomy), tuning.describe_target(target)
+            ),
+            encoding_methods.find_encoded(
+                encoded, run, tuning=tuning.tuning_in_words(tuned), is_group=True
+            )
+            if encoded
+            else None,
             is_decoded=decoding,
         ),
     )

@@ -15,7 +15,7 @@ from bids_speechdecode.anatomy.spaces import family
 from bids_speechdecode.config import Config
 from bids_speechdecode.errors import DataError
 from bids_speechdecode.report.page import DASH, Table, make_table
-from bids_speechdecode.report.references import REFERENCES, Reference
+from bids_speechdecode.report.references import ENCODING_REFERENCES, REFERENCES, Reference
 
 Settings = dict[str, dict[str, Any]]
 
@@ -90,6 +90,15 @@ class Electrodes:
         return self.is_selected and "responsive" in settings["selection"]["rules"]
 
 
+@dataclass(frozen=True)
+class TunedTarget:
+    """A target of decoding that was tuned on fMRI: its name, its base and its tuning in words."""
+
+    name: str
+    base: str
+    tuning: str
+
+
 def find_electrodes(
     selections: Iterable[pd.DataFrame], *, is_contributed: bool, is_group: bool = False
 ) -> Electrodes:
@@ -111,9 +120,12 @@ def _family(space: str) -> str:
 
 
 def cited_references(
-    settings: Settings, electrodes: Electrodes | None = None
+    settings: Settings, electrodes: Electrodes | None = None, *, is_tuned: bool = False
 ) -> dict[str, tuple[int, Reference]]:
-    """Return the works that a run with these settings cites, numbered from 1."""
+    """Return the works that a run with these settings cites, numbered from 1.
+
+    `is_tuned` says that its speech model was tuned on fMRI.
+    """
     # wav2vec 2.0 is the paper's target, so it is cited whatever this run used.
     unused = set(SPEECH_MODELS) - {"wav2vec2", settings["target"]["name"]}
     if settings["target"]["name"] == "mel":
@@ -121,17 +133,25 @@ def cited_references(
     unused |= (electrodes or Electrodes()).unused(settings)
     used = [reference for reference in REFERENCES if reference.key not in unused]
     used.sort(key=lambda r: r.key == "wav2vec2" and settings["target"]["name"] != "wav2vec2")
+    if is_tuned:
+        after = 1 + [reference.key for reference in used].index("transformers")
+        used[after:after] = [r for r in ENCODING_REFERENCES if r.key == "lora"]
     return {reference.key: (n, reference) for n, reference in enumerate(used, start=1)}
 
 
-def in_template(settings: Settings | None, electrodes: Electrodes) -> dict[str, Any]:
-    """Return what the template of the methods section needs; without settings it is left out."""
-    values: dict[str, Any] = {"settings": settings, "electrodes": electrodes}
+def in_template(
+    settings: Settings | None, electrodes: Electrodes, tuned: TunedTarget | None = None
+) -> dict[str, Any]:
+    """Return what the template of the methods section needs; without settings it is left out.
+
+    `tuned` tells of the speech model if it was tuned on fMRI.
+    """
+    values: dict[str, Any] = {"settings": settings, "electrodes": electrodes, "tuned": tuned}
     if settings is None:
         return values
     return values | {
-        "choice_table": choice_table(settings),
-        "cited": cited_references(settings, electrodes),
+        "choice_table": choice_table(settings, tuned),
+        "cited": cited_references(settings, electrodes, is_tuned=tuned is not None),
         "selection": describe_selection(settings),
         "atlas": describe_atlas(settings),
     }
@@ -179,7 +199,7 @@ def describe_atlas(settings: Settings) -> str:
     return f"the atlas {Path(atlas[0]).name}"
 
 
-def list_choices(settings: Settings) -> tuple[Choice, ...]:
+def list_choices(settings: Settings, tuned: TunedTarget | None = None) -> tuple[Choice, ...]:
     """Return the settings that shape the result, each beside what is known of the paper's."""
     pre, target, windows = settings["preprocess"], settings["target"], settings["windows"]
     splits, finetune = settings["splits"], settings["finetune"]
@@ -196,7 +216,9 @@ def list_choices(settings: Settings) -> tuple[Choice, ...]:
         Choice("Clamp", f"±{pre['clamp']:g} robust units", "±20", CODE),
         Choice("Reference", str(pre["reference"]), DASH, OPEN),
         Choice("Audio target", describe_target(settings), "wav2vec 2.0, layer 19", PAPER),
-        Choice("Weights of the speech model", describe_weights(settings), "XLSR-53", REVIEWS),
+        Choice(
+            "Weights of the speech model", describe_weights(settings, tuned), "XLSR-53", REVIEWS
+        ),
         Choice("Pooling over the window", describe_pooling(settings), "mean", PAPER),
         Choice("Audio context", f"{target['chunk']:g} s, never across a split", "30 s", PAPER),
         Choice("Window", f"{windows['duration']:g} s", "3 s", PAPER),
@@ -237,10 +259,10 @@ def list_choices(settings: Settings) -> tuple[Choice, ...]:
     )
 
 
-def choice_table(settings: Settings) -> Table:
+def choice_table(settings: Settings, tuned: TunedTarget | None = None) -> Table:
     """Return the choices as a table of the report."""
     columns = ["Setting", "This run", "Source paper", "Source of the paper's value"]
-    choices = list_choices(settings)
+    choices = list_choices(settings, tuned)
     return make_table(columns, [(c.what, c.here, c.paper, c.origin) for c in choices])
 
 
@@ -258,9 +280,11 @@ def describe_entry(settings: Settings) -> str:
     return "by position (spatial attention)" if by_position else "one by one"
 
 
-def describe_weights(settings: Settings) -> str:
+def describe_weights(settings: Settings, tuned: TunedTarget | None = None) -> str:
     """Return which weights the speech model has."""
     target = settings["target"]
+    if tuned:
+        return f"{tuned.base}, tuned on fMRI ({tuned.name})"
     return "none: no speech model" if target["name"] == "mel" else str(target["model"])
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bids_speechdecode.bids.derivatives import write_text
-from bids_speechdecode.report import alternatives, figures, methods
+from bids_speechdecode.report import alternatives, figures, methods, tuning
 from bids_speechdecode.report.electrodes import electrode_pages
 from bids_speechdecode.report.encoding import methods as encoding_methods
 from bids_speechdecode.report.encoding.participant import STEPS, asks_for_encoding, encoding_pages
@@ -81,7 +81,10 @@ def write_participant_report(
     run = encoding_methods.run_settings([folder], log_dir)
     level = f"{100 * (run['evaluation']['confidence'] if run else 0.95):g}%"
     pages = encoding_pages(report, name, encoded, level, simulated)
+    target = tuning.decoded_with(root, results.settings) if decoding else None
+    tuned = tuning.with_target(tuning.find_tuned(root, encoded.values(), run), target)
     told = summarise(results) if decoding else []
+    told += [tuning.summarise_target(target)] if target else []
     told += [sentence for page in pages for sentence in page.summary]
     html = render(
         "participant.html",
@@ -103,11 +106,14 @@ def write_participant_report(
             simulated,
         ),
         encoding_pages=pages,
+        tuning=tuning.tuning_page(report, root / name / "figures", name, tuned, simulated),
         plan=results.plan,
         settings_text=results.settings_text,
         **encoding_methods.in_template(
-            methods.in_template(results.settings, electrodes),
-            encoding_methods.find_encoded(encoded, run) if encoded else None,
+            methods.in_template(results.settings, electrodes, tuning.describe_target(target)),
+            encoding_methods.find_encoded(encoded, run, tuning=tuning.tuning_in_words(tuned))
+            if encoded
+            else None,
             is_decoded=decoding,
         ),
         messages=list_messages(results.log_lines),
