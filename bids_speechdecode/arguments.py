@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bids_speechdecode.config import LEVELS
+from bids_speechdecode.config import LEVELS, settings
 from bids_speechdecode.errors import MissingInputError, UsageError, did_you_mean
 
 POSITIONALS = ("BIDS_DIR", "OUTPUT_DIR", "{" + ",".join(LEVELS) + "}")
@@ -87,7 +87,7 @@ def _sort(words: Sequence[str], grammar: Grammar) -> _Sorted:
         if word == "--":
             parts.positionals += list(enumerate(words))[place:]
             break
-        if not word.startswith("-") or word == "-":
+        if not _is_option(word):
             parts.positionals.append((place - 1, word))
             continue
         name, equals, value = word.partition("=")
@@ -117,17 +117,31 @@ def _takes_value(name: str, grammar: Grammar) -> bool:
 
 def _end_of_list(words: Sequence[str], start: int) -> int:
     stop = start
-    while stop < len(words) and (not words[stop].startswith("-") or words[stop] == "-"):
+    while stop < len(words) and not _is_option(words[stop]):
         stop += 1
     return stop
 
 
+def _is_option(word: str) -> bool:
+    """Return whether a word is an option; a negative number is a value."""
+    return word.startswith("-") and word != "-" and not re.fullmatch(r"-\d+(\.\d*)?", word)
+
+
 def _require_known(name: str, options: Collection[str]) -> None:
     if name not in options:
+        word = name.removeprefix("--")
+        sections = [s.partition(".")[0] for s in settings() if s.endswith("." + _as_key(word))]
+        of_file = " or ".join(f"[{section}]" for section in sections)
         raise UsageError(
             f"unknown option {name}",
-            fix=did_you_mean(name, options) or "bids_speechdecode --help lists all options",
+            fix=f"it is a setting: {_as_key(word)} in {of_file} of the --config file"
+            if sections
+            else did_you_mean(name, options) or "bids_speechdecode --help lists all options",
         )
+
+
+def _as_key(word: str) -> str:
+    return word.replace("-", "_")
 
 
 def _take_positionals(parts: _Sorted, missing: int) -> None:

@@ -241,6 +241,15 @@ def _speech_models(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings behind the options of which encoding takes several values."""
     models = tuple(word for text in given["speech_model"] for word in _split_names(text))
     layers = split_words(given["speech_layer"])
+    for text in layers:
+        if not text.isdecimal():
+            raise UsageError(
+                f"--speech-layer cannot be {text!r}",
+                expected="whole numbers from 0 to the number of layers of the speech model",
+                found=" ".join(layers),
+                fix="0 is the input of its transformer; the last is 12 in base models, 24 in "
+                "large ones",
+            )
     if given["analysis"] == "encoding":
         several = {"encoding.models": models, "encoding.layers": layers}
         return {name: values for name, values in several.items() if values}
@@ -251,17 +260,13 @@ def _speech_models(given: Mapping[str, Any]) -> dict[str, Any]:
                 found=" ".join(values),
                 fix="give one, or add --analysis encoding",
             )
-    one = {"target.model": models, "target.layer": [_as_number(text) for text in layers]}
+    one = {"target.model": models, "target.layer": [int(text) for text in layers]}
     return {name: values[0] for name, values in one.items() if values}
 
 
 def _split_names(text: str) -> list[str]:
     """Return names that commas separate; the name of a folder may hold one."""
     return [text] if Path(text).exists() else [word for word in text.split(",") if word]
-
-
-def _as_number(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:

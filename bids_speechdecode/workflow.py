@@ -244,6 +244,8 @@ def run_participant(
     plan = on_main(lambda: _first_plan(dataset, out, participant, request, config))
     if request.dry_run:
         return
+    if request.steps == ("report",):
+        _require_results(out, participant, request.analysis)
     device = choose_device(config.run.device)
     on_main(lambda: _open_output(out, request, config))
     work_dir = request.work_dir or out.root / WORK
@@ -253,6 +255,18 @@ def run_participant(
             on_main(lambda: run_encoding(request, context, command, log_dir))
             return
         _run_steps(dataset, request, context, command, log_dir)
+
+
+def _require_results(out: Derivatives, participant: str, analysis: str) -> None:
+    """Raise where a report would have nothing to tell; one with gaps names them itself."""
+    pattern = "*_desc-encoding_scores.tsv" if analysis == "encoding" else "*_desc-*"
+    if not any((out.root / f"sub-{participant}").rglob(pattern)):
+        raise MissingInputError(
+            f"there is nothing to report of sub-{participant}",
+            expected=f"results of --analysis {analysis}: files {pattern}",
+            where=out.root,
+            fix="run the same command without --reports-only and --steps, or correct OUTPUT_DIR",
+        )
 
 
 def _first_plan(
@@ -349,7 +363,7 @@ def _list(
 
 def _tasks(config: Config) -> list[tuple[str, str]]:
     """Return the tasks that are needed, each with the option that names it."""
-    tasks = [(config.inputs.finetune_task, "--finetune-task")]
+    tasks = [(config.inputs.finetune_task, "--finetune-task (or --task-label)")]
     if config.inputs.pretrain_task != "none":
         tasks.append((config.inputs.pretrain_task, "--pretrain-task"))
     return tasks

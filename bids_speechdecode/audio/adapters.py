@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from bids_speechdecode.audio.model_files import (
-    WITHOUT_WEIGHTS,
     find_model,
     fingerprint_folder,
 )
@@ -329,12 +329,18 @@ def _base_name(adapter: Path) -> str:
 
 def _base_missing(adapter: Path, name: str, error: SpeechDecodeError) -> SpeechDecodeError:
     """Return the same kind of error, said of the adapter's base."""
+    path = Path(name).expanduser()
+    is_hub_name = len(path.parts) <= 2 and name[0] not in "./~"
+    places = [adapter / path] if path.is_absolute() else [adapter / path, path.absolute()]
+    looked = " and ".join(dict.fromkeys(os.path.normpath(place) for place in places))
+    get = f"fetch it (hf download {name} --local-dir FOLDER)" if is_hub_name else "find its folder"
     return type(error)(
         f"The model that an adapter belongs to cannot be used: {error.problem}",
         expected=f"{name}, as {BASE_KEY} says",
+        found=f"looked for at {looked}" + (" and on the hub" if is_hub_name else ""),
         where=adapter / CONFIG_FILE,
-        fix=f"fetch it (hf download {name} --local-dir FOLDER) and write FOLDER as {BASE_KEY}; "
-        f"{WITHOUT_WEIGHTS}",
+        fix=f"{get}, or put it back where it was, or write its folder as {BASE_KEY}; "
+        "if the base was moved together with the output, move it to the same place beside it",
     )
 
 

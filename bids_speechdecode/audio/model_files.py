@@ -21,7 +21,7 @@ NEEDED_FILES = (
 REQUEST_TIMEOUT = 5.0  # seconds
 NETWORK_TIMEOUT = 15.0  # seconds until a hub that does not answer counts as absent
 CONVERSION_AUTHOR = "SFconvertbot"  # the hub's own service that adds safetensors to old models
-WITHOUT_WEIGHTS = "or do without any model: --target mel"
+WITHOUT_WEIGHTS = "or do without any model: --target mel (decoding), --speech-model mel (encoding)"
 
 
 def find_model(name: str) -> Path:

@@ -153,6 +153,12 @@ def model_fingerprint(settings: TargetConfig) -> str:
     return fingerprint_files(find_model_files(settings.model))
 
 
+def require_layers(settings: TargetConfig, layers: tuple[int, ...]) -> None:
+    """Raise, as `load_speech_model` does, unless the model has these layers; loads no weights."""
+    if settings.name != "mel":
+        _read_config(find_model_files(settings.model).folder, settings, layers)
+
+
 class _Layered:
     """What the models with weights share: one layer, with and without gradient, from several."""
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bids_speechdecode.audio.adapters import find_model_files
 from bids_speechdecode.audio.speech_models import model_fingerprint
 from bids_speechdecode.config import DEFAULT_MODELS, Config, TargetConfig
 from bids_speechdecode.errors import DataError, MissingInputError, UsageError, did_you_mean
 
 UNTUNED, TUNED, MEL = "untuned", "tuned", "mel"
 FOLDER = "speechmodels"  # of tuned models, in the output
+TUNE_AGAIN = "run the command with --analysis fmri-tuning that made it again: it is repaired"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def name_models(config: Config, out: Path) -> tuple[NamedModel, ...]:
         names += there if name == TUNED else [name]
     names = list(dict.fromkeys(names))
     folders = {name: folder for name in names if (folder := find_tuned(name, out))}
-    known = {name: _read_tuned(folder, config) for name, folder in folders.items()}
+    known = {name: read_tuned(folder, config) for name, folder in folders.items()}
     base = _common_base(list(known.values()), config)
     models = [known[n] if n in known else _name_other(n, base, config, there) for n in names]
     _require_distinct(models, names)
@@ -107,6 +109,33 @@ def find_tuned(name: str, out: Path) -> Path | None:
     folders = [out / FOLDER / name, Path(name).expanduser()]
     # The sidecar is written last: a folder without it is unfinished.
     return next((f for f in folders if (f / "tuning.json").is_file()), None)
+
+
+def require_own_name(target: TargetConfig, analysis: str, out: Path) -> None:
+    """Raise where a model is named by a word that only encoding knows, or a label of its own.
+
+    Raises
+    ------
+    UsageError
+        Neither a folder nor a name on the hub.
+    """
+    name = target.model
+    if target.name == MEL or Path(name).expanduser().is_dir():
+        return
+    tuned = (out / FOLDER / name / "tuning.json").is_file()
+    if name not in (UNTUNED, TUNED, MEL) and not tuned:
+        return
+    fix = {
+        MEL: "--target mel" if analysis == "decoding" else "leave --speech-model out",
+        UNTUNED: "leave --speech-model out for the default model",
+    }
+    instead = "name one tuned model" if analysis == "decoding" else "name the model it came from"
+    raise UsageError(
+        f"--speech-model {name} is not a speech model that {analysis} can start from",
+        expected="the folder of a speech model, or owner/name on the hub",
+        found=f"a model that was tuned in {out}" if tuned else "a word of --analysis encoding",
+        fix=fix.get(name, instead),
+    )
 
 
 def _require_distinct(models: Sequence[NamedModel], names: Sequence[str]) -> None:
@@ -138,27 +167,47 @@ def _name_other(name: str, base: TargetConfig, config: Config, there: Sequence[s
     return NamedModel(Path(name).name, replace(config.target, model=name))
 
 
-def _read_tuned(folder: Path, config: Config) -> NamedModel:
+# What is read of a tuned model's sidecar, and of which type it is.
+_TUNED_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "Target": str,
+    "Layer": int,
+    "Control": str,
+    "Seed": int,
+    "Amount": (int, float),
+    "RepetitionTime": (int, float),
+}
+
+
+def read_tuned(folder: Path, config: Config) -> NamedModel:
+    """Return a tuned model as its sidecar describes it.
+
+    Raises
+    ------
+    DataError
+        The sidecar is damaged or incomplete, or the adapter does not name its base.
+    """
     about = _read_json(folder / "tuning.json")
-    try:
-        target = replace(config.target, name=about["Target"], layer=int(about["Layer"]))
-        control = about["Control"] or ""
-        return NamedModel(
-            folder.name,
-            replace(target, model=str(folder)),
-            "control" if control else "tuned",
-            control,
-            int(about["Seed"]),
-            float(about["Amount"]),
-            float(about["RepetitionTime"]),
-        )
-    except KeyError as error:
+    about_adapter(folder)
+    wrong = [k for k, kind in _TUNED_FIELDS.items() if not isinstance(about.get(k), kind)]
+    if wrong or about["Target"] not in DEFAULT_MODELS:
+        key = wrong[0] if wrong else "Target"
         raise DataError(
-            "the sidecar of a tuned model is incomplete",
-            expected=f"the key {error}",
+            "the sidecar of a tuned model is incomplete or damaged",
+            expected=", ".join(_TUNED_FIELDS) + ", as fmri-tuning writes them",
+            found=f"{key}: {json.dumps(about[key])}" if key in about else f"no {key}",
             where=folder / "tuning.json",
-            fix="tune it again with --analysis fmri-tuning",
-        ) from error
+            fix=TUNE_AGAIN,
+        )
+    target = replace(config.target, name=about["Target"], layer=about["Layer"])
+    return NamedModel(
+        folder.name,
+        replace(target, model=str(folder)),
+        "control" if about["Control"] else "tuned",
+        about["Control"],
+        about["Seed"],
+        float(about["Amount"]),
+        float(about["RepetitionTime"]),
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -170,7 +219,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             expected="a JSON object",
             found=str(error),
             where=path,
-            fix="remove the folder, and tune the model again with --analysis fmri-tuning",
+            fix=TUNE_AGAIN,
         ) from error
 
 
@@ -183,7 +232,7 @@ def about_adapter(folder: Path) -> dict[str, Any]:
             "the settings of an adapter do not name its base model",
             expected="the key base_model_name_or_path",
             where=path,
-            fix="tune it again with --analysis fmri-tuning",
+            fix=TUNE_AGAIN,
         )
     return settings
 
@@ -192,6 +241,7 @@ def _common_base(tuned: Sequence[NamedModel], config: Config) -> TargetConfig:
     """Return the model that all were tuned from; the settings' own where none was."""
     bases = {}
     for model in tuned:
+        find_model_files(model.target.model)  # says of which adapter the base is missing
         base = about_adapter(Path(model.target.model))["base_model_name_or_path"]
         beside = Path(model.target.model, base)
         bases[str(beside.resolve()) if beside.is_dir() else base] = model.target

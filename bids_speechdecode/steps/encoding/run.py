@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pandas as pd
 
+from bids_speechdecode.audio.speech_models import require_layers
 from bids_speechdecode.bids.derivatives import read_table
 from bids_speechdecode.config import Config, Request
 from bids_speechdecode.errors import DataError, UsageError
@@ -21,7 +22,12 @@ from bids_speechdecode.steps.encoding.sounds import list_sounds
 from bids_speechdecode.steps.plan import PlannedRecording
 from bids_speechdecode.steps.report import report_participant
 from bids_speechdecode.steps.select import foresee
-from bids_speechdecode.steps.speech_model_names import FOLDER, MEL, name_models
+from bids_speechdecode.steps.speech_model_names import (
+    FOLDER,
+    MEL,
+    name_models,
+    require_own_name,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +48,7 @@ def prepare_config(config: Config, analysis: str, out: Path) -> Config:
         if (tuned / "tuning.json").is_file():
             return replace(config, target=replace(config.target, model=str(tuned)))
     if analysis != "encoding":
+        require_own_name(config.target, analysis, out)
         return config
     if "responsive" in config.selection.rules:
         raise UsageError(
@@ -79,13 +86,15 @@ def show_models(config: Config, out: Path) -> str:
     Raises
     ------
     SpeechDecodeError
-        As `name_models`; or a model is not on this machine.
+        As `name_models`; or a model is not on this machine, or lacks a layer.
     """
     models = name_models(config, out)
     settings = config.encoding
     lines = []
     for model in models:
-        layers = " ".join(map(str, settings.layers or (model.target.layer,)))
+        chosen = settings.layers or (model.target.layer,)
+        require_layers(model.target, chosen)
+        layers = " ".join(map(str, chosen))
         where = "" if model.target.name == MEL else f": {model.target.model}, layer {layers}"
         lines.append(f"  {model.label}{where} ({model.kind}; {model.fingerprint[:12]})")
     bands = ", ".join(settings.bands)

@@ -23,6 +23,7 @@ from bids_speechdecode.audio.speech_models import (
     LayeredModel,
     load_speech_model,
     model_fingerprint,
+    require_layers,
 )
 from bids_speechdecode.audio.waveform import read_audio
 from bids_speechdecode.bids.bold import BoldRun, find_bold
@@ -46,7 +47,7 @@ from bids_speechdecode.encoding.stories import AUDIO_RATE, prepare_story
 from bids_speechdecode.errors import DataError, UsageError
 from bids_speechdecode.progress import Progress
 from bids_speechdecode.steps.context import WORK
-from bids_speechdecode.steps.speech_model_names import FOLDER, about_adapter
+from bids_speechdecode.steps.speech_model_names import FOLDER, read_tuned
 from bids_speechdecode.steps.tuning.stories import (
     ParticipantBold,
     PlannedStory,
@@ -130,6 +131,7 @@ def plan_tuning(
         If functional runs and events do not fit, or there are too few stories.
     """
     _require_weights(config.target)
+    require_layers(config.target, (config.target.layer,))
     if config.encoding.context < SHORTEST_CONTEXT:
         raise UsageError(
             "The windows of sound are too short for a speech model.",
@@ -349,7 +351,7 @@ def _tune_one(group: Group, variant: Variant, out: Derivatives, dry_run: bool) -
     progress = group.progress
     label, key = variant.label(group.who), group.signature(variant)
     history = folder_of(out, label) / "tuning.tsv"
-    if out.is_current(history, key) and _is_named(history.parent):
+    if out.is_current(history, key) and _is_readable(history.parent, group.config):
         progress.skip("tune", label, "current")
         return
     if dry_run:
@@ -373,10 +375,10 @@ def _tune_one(group: Group, variant: Variant, out: Derivatives, dry_run: bool) -
     log.info("%s: r in the test stories %.4f, untuned %.4f", label, r, before)
 
 
-def _is_named(folder: Path) -> bool:
-    """Return whether the adapter still names a base; a person may have corrected which."""
+def _is_readable(folder: Path, config: Config) -> bool:
+    """Return whether other analyses could take a tuned model; a person may have edited it."""
     try:
-        about_adapter(folder)
+        read_tuned(folder, config)
     except DataError:
         return False
     return True
