@@ -325,6 +325,18 @@ def test_bipolar_is_the_difference_of_neighbours(tmp_path: Path) -> None:
         assert (out[band][:, 1] == 0).all()
 
 
+@pytest.mark.parametrize("level", [0.0, 0.01])
+def test_one_wire_recorded_many_times_is_no_signal(tmp_path: Path, level: float) -> None:
+    """Behind the common average only rounding is left, which would be scored like a response."""
+    one = pink(8000, 1, seed=3) + level
+    out, found = run(np.repeat(one, 7, axis=1), 500.0, tmp_path, ALL, "average")
+    assert len(found.flat) == 7
+    assert all((values == 0).all() for values in out.values())
+    weak = np.hstack([one, one, one + 1e-3 * pink(8000, 1, seed=4)])  # 100 nV is a signal
+    _, found = run(weak, 500.0, tmp_path, ALL, "average")
+    assert found.flat == ()
+
+
 def test_nothing_alive_is_reported(tmp_path: Path) -> None:
     """The caller must be able to refuse the recording; no number may be made up."""
     out, found = run(np.full((5000, 2), np.nan), 500.0, tmp_path, ALL, "average")

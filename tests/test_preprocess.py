@@ -65,6 +65,20 @@ def unscaled(out: np.ndarray, result: Preprocessed) -> np.ndarray:
     return out * result.scale + result.center
 
 
+def test_one_wire_recorded_many_times_is_no_signal(tmp_path: Path) -> None:
+    """Behind the common average only rounding is left, which scaling makes as large as a signal."""
+    one = pink(8000, 1, np.random.default_rng(3)) + 0.01
+    out, found = run(np.repeat(one, 7, axis=1), 500.0, tmp_path, "average")
+    assert len(found.flat) == 7
+    assert (out == 0).all()
+
+
+def test_one_contact_has_no_average(tmp_path: Path) -> None:
+    """It would be a recording of zeros; the message says what to do."""
+    with pytest.raises(DataError, match="--reference none"):
+        run(np.ones((100, 1)), 500.0, tmp_path, "average")
+
+
 # Decimation
 
 

@@ -40,6 +40,7 @@ BAND_EDGES: dict[str, Edges] = {
     "gamma": (30.0, 70.0),
 }  # hertz
 SLOW = "slow"
+ROWS = 1 << 14  # of an output that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Bands:
         Hertz.
     flat, nan : tuple of str
         Unusable channels, all zero in the outputs: one of their contacts never moved (or both of
-        a pair moved alike), or has no sample that is a number.
+        a pair, or all of an average, moved alike), or has no sample that is a number.
     missing_fraction : array, shape (n_channels,)
         Of all samples, those that are missing in any band; each is zero in that band.
     gaps : tuple of Interval
@@ -175,6 +176,7 @@ class _EnvelopeFile:
 
     def __init__(self, out: RowFile, contacts: Contacts) -> None:
         self._out = out
+        self._contacts = contacts
         self._dead = contacts.dead
         self._moved = np.zeros(len(self._dead), dtype=bool)
 
@@ -185,8 +187,13 @@ class _EnvelopeFile:
         return absent
 
     def finish(self) -> NDArray[np.bool_]:
-        """Return which outputs are anything but zero."""
-        return self._moved
+        """Return which outputs are anything but zero and rounding, once the others are zero."""
+        rounding = self._moved & ~self._contacts.reference.left
+        for start in range(0, self._out.n_rows if rounding.any() else 0, ROWS):
+            rows = self._out.read(start, min(start + ROWS, self._out.n_rows))
+            rows[:, rounding] = 0
+            self._out.write(start, rows)
+        return self._moved & ~rounding
 
     def _put(self, rows: FloatArray, absent: NDArray[np.bool_]) -> None:
         rows = np.where(absent | self._dead, np.float32(0), rows)
@@ -201,7 +208,7 @@ class _SlowFile(_EnvelopeFile):
         self, out: RowFile, contacts: Contacts, low: RowFile, block_filter: BlockFilter
     ) -> None:
         super().__init__(out, contacts)
-        self._contacts, self._low, self._filter = contacts, low, block_filter
+        self._low, self._filter = low, block_filter
         self._missing = MissingRuns(len(contacts.nan))
 
     def take(self, rows: FloatArray) -> NDArray[np.bool_]:
@@ -211,20 +218,19 @@ class _SlowFile(_EnvelopeFile):
         return self._contacts.outputs_of(np.isnan(rows))
 
     def finish(self) -> NDArray[np.bool_]:
-        """Write the output; return which channels are anything but zero."""
+        """Write the output; return which channels are anything but zero and rounding."""
         self._missing.finish()
         read = reach_over_ends(self._referenced, self._low.n_rows)
         for start in range(0, self._low.n_rows, self._filter.block):
             stop = min(start + self._filter.block, self._low.n_rows)
             rows = self._filter.apply(read(start - self._filter.half, stop + self._filter.half))
             self._put(rows, self._contacts.outputs_of(np.isnan(self._low.read(start, stop))))
-        return self._moved
+        return super().finish()
 
     def _referenced(self, start: int, stop: int) -> FloatArray:
         rows = self._low.read(start, stop)
         self._missing.fill(rows, start)
-        weights = self._contacts.weights()
-        return rows if weights is None else rows @ weights
+        return self._contacts.reference(rows)
 
 
 @dataclass(frozen=True)

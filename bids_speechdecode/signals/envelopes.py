@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from scipy import fft
 
 from bids_speechdecode.signals.decimate import Decimator, block_length
 from bids_speechdecode.signals.filterbank import Bank
-from bids_speechdecode.signals.montage import Montage
+from bids_speechdecode.signals.montage import Montage, Referencing
 from bids_speechdecode.signals.readers import SignalReader
 from bids_speechdecode.signals.rows import FloatArray, ReadRows, SlidingRows, reach_over_ends
 
@@ -34,9 +34,10 @@ class Contacts:
         """Outputs that cannot be made, shape (n_outputs,)."""
         return self.outputs_of(self.flat | self.nan)
 
-    def weights(self) -> FloatArray | None:
-        """Return the matrix (n_picks, n_outputs) that makes outputs of contacts, or None."""
-        return self.montage.weights(~(self.flat | self.nan))
+    @cached_property
+    def reference(self) -> Referencing:
+        """What makes outputs of contacts."""
+        return Referencing(self.montage, ~(self.flat | self.nan))
 
     def outputs_of(self, contacts: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which outputs (..., n_outputs) have one of `contacts` (..., n_picks)."""
@@ -167,7 +168,6 @@ def _envelope_blocks(
     read: ReadRows, n_rows: int, bank: Bank, contacts: Contacts
 ) -> Iterator[list[FloatArray]]:
     """Yield the envelopes (n_times, n_outputs) of all bands, NaN where they are missing."""
-    weights = contacts.weights()
     source = SlidingRows(read)
     for start in range(0, n_rows, bank.hop):
         stop = min(start + bank.hop, n_rows)
@@ -175,7 +175,7 @@ def _envelope_blocks(
         missing = np.isnan(rows)
         if has_missing := bool(missing.any()):
             rows = _bridged(rows, missing)
-        outputs = rows if weights is None else rows @ weights
+        outputs = contacts.reference(rows)
         # The level is many times the bands, and would cost digits.
         outputs = np.ascontiguousarray((outputs - outputs.mean(axis=0)).T)
         spectrum = fft.rfft(outputs, bank.n_fft, axis=1)

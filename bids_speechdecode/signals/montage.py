@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bids_speechdecode.errors import DataError
 
+_ROUNDING = 1e-5
 _CONTACT = re.compile(r"^(?P<stem>.*?)(?P<number>\d+)(?P<tail>\D*)$")
 
 
@@ -62,6 +63,36 @@ class Montage:
         return weights
 
 
+class Referencing:
+    """Makes output channels of contacts, and remembers in which more than rounding was left.
+
+    Contacts that are all alike, as one wire that was recorded twice, leave rounding errors behind
+    their common average, which would pass for a signal.
+
+    Attributes
+    ----------
+    left : array of bool, shape (n_outputs,)
+        Outputs that have varied by more than 1e-5 of their contacts' level in some block: in single
+        precision, an average of many contacts is rounded to about 1e-6 of it.
+    """
+
+    def __init__(self, montage: Montage, usable: NDArray[np.bool_]) -> None:
+        self._weights = montage.weights(usable)
+        self._contacts = [list(members) for members in zip(*montage.members, strict=True)]
+        self.left = np.full(len(montage.members), self._weights is None)
+
+    def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the outputs (n_times, n_outputs) of contacts `rows` (n_times, n_picks)."""
+        if self._weights is None:
+            return rows
+        outputs = rows @ self._weights
+        if not self.left.all():
+            level = np.abs(rows).max(axis=0)
+            largest = np.maximum.reduce([level[contacts] for contacts in self._contacts])
+            self.left |= np.ptp(outputs, axis=0) > _ROUNDING * largest
+        return outputs
+
+
 def make_montage(
     channel_names: Sequence[str],
     kept: Sequence[int],
@@ -86,12 +117,19 @@ def make_montage(
     Raises
     ------
     DataError
-        Where no channel is kept or no two contacts are neighbours.
+        Where no channel is kept, one alone for a common average, or no two contacts are neighbours.
     """
     kept = list(kept)
     names = [channel_names[i] for i in kept]
     if not kept:
         raise DataError("no channel is left to preprocess", expected="at least one good channel")
+    if reference == "average" and len(kept) == 1:
+        raise DataError(
+            "one contact less the average of itself is nothing",
+            expected="at least two good channels for the common average",
+            found=names[0],
+            fix="choose --reference none",
+        )
     if reference != "bipolar":
         alone = tuple((i,) for i in range(len(kept)))
         return Montage(tuple(names), tuple(kept), alone, average=reference == "average")

@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from bids_speechdecode.signals.decimate import Decimator, block_length
 from bids_speechdecode.signals.export import write_brainvision_header
 from bids_speechdecode.signals.filters import BlockFilter, MissingRuns, design_filter
-from bids_speechdecode.signals.montage import Montage, make_montage
+from bids_speechdecode.signals.montage import Montage, Referencing, make_montage
 from bids_speechdecode.signals.readers import SignalReader
 from bids_speechdecode.signals.rows import FloatArray, ReadRows, RowFile, reach_over_ends
 from bids_speechdecode.signals.spectrum import Spectrum, median_spectrum
@@ -52,8 +52,8 @@ class Preprocessed:
     center, scale : array, shape (n_channels,), volts
         Median and interquartile range; the scale of an unusable channel is 0.
     flat, nan : tuple of str
-        Unusable channels, all zero in the output: one of their contacts never moved, or has no
-        sample that is a number.
+        Unusable channels, all zero in the output: one of their contacts never moved (or all of
+        which they are made moved alike), or has no sample that is a number.
     clamped_fraction, missing_fraction : array, shape (n_channels,)
         Of the samples that are there, those that were clamped; of all samples, those that are
         missing (zero in the output).
@@ -152,10 +152,13 @@ def preprocess(
         wanted = _rows_within(scale_intervals, low.n_rows, rate)
         margin = Decimator(reader.sampling_rate, rate).margin
         stretches = _stretches(cuts, margin, low.n_rows, rate)
-        sample = _filter(low, out, montage, contacts, usable, BlockFilter(taps), wanted, stretches)
+        reference = Referencing(montage, usable)
+        sample = _filter(
+            low, out, montage, contacts, reference, BlockFilter(taps), wanted, stretches
+        )
         flat, nan = _of_outputs(montage, contacts.flat), _of_outputs(montage, contacts.nan)
         center, scale = _fit_scale(sample)
-        flat |= ~nan & (scale <= 0)
+        flat |= ~nan & ((scale <= 0) | ~reference.left)
         scale[flat | nan] = 0
         clamped, missing, gaps = _scale(out, center, scale, clamp, rate)
         after = median_spectrum(out.read, out.n_rows, rate, scale)
@@ -218,7 +221,7 @@ def _filter(
     out: RowFile,
     montage: Montage,
     contacts: _Contacts,
-    usable: NDArray[np.bool_],
+    reference: Referencing,
     block_filter: BlockFilter,
     wanted: NDArray[np.bool_],
     stretches: Sequence[tuple[int, int, bool]],
@@ -227,12 +230,11 @@ def _filter(
 
     Returns evenly spaced rows out of those `wanted`.
     """
-    weights = montage.weights(usable)
 
     def filled(start: int, stop: int) -> FloatArray:
         rows = low.read(start, stop)
         contacts.missing.fill(rows, start)
-        return rows if weights is None else rows @ weights
+        return reference(rows)
 
     every = max(1, -(-4 * int(wanted.sum()) * len(montage.names) // _SAMPLE_BYTES))
     sampled = np.flatnonzero(wanted)[::every].copy()

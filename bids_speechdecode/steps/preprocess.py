@@ -35,7 +35,7 @@ from bids_speechdecode.steps.context import Context, other_settings, signal_fing
 from bids_speechdecode.steps.plan import PlannedRecording
 from bids_speechdecode.timeline import Interval, merge_intervals
 
-VERSION = 2
+VERSION = 3
 
 CHANNEL_COLUMNS = {
     "center": "Median of the training stretches before scaling (V)",
@@ -83,7 +83,8 @@ def preprocess_recording(context: Context, planned: PlannedRecording) -> bool:
                 expected="at least one channel with a signal",
                 found=f"{len(result.flat)} flat and {len(result.nan)} NaN channels",
                 where=planned.recording.path,
-                fix="mark the recording's channels bad, or leave it out with --run-label",
+                fix="mark the recording's channels bad, or leave it out with --run-label"
+                + ("; with one electrode, choose --reference none" * planned.montage.average),
             )
     _write_companions(context, planned, eeg, result, key)
     return True

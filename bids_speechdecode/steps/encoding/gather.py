@@ -98,7 +98,8 @@ def gather_responses(
             expected=f"signals while a sound is heard, later than {settings.context:g} s in it",
             found=f"{int(is_late.sum() / settings.rate)} s of sound later than that, and no "
             "electrode with a signal then",
-            fix="check events.tsv and channels.tsv, or lower context in [encoding]",
+            fix="check events.tsv and channels.tsv, or lower context in [encoding]"
+            + ("; with one electrode, choose --reference none" * (settings.reference == "average")),
         )
     y[:, ~used] = np.nan
     some = np.isfinite(y).any(axis=0).reshape(len(settings.bands), -1).all(axis=0)

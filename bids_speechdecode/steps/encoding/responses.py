@@ -34,7 +34,7 @@ from bids_speechdecode.steps.plan import PlannedRecording
 from bids_speechdecode.steps.preprocess import copy_electrodes
 from bids_speechdecode.timeline import Interval
 
-VERSION = 1
+VERSION = 2
 
 Edges = tuple[float, float] | None
 
