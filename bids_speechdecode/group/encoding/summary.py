@@ -353,10 +353,10 @@ def write_encoding(
     return contrasts
 
 
-def describe_encoding(path: Path, found: GroupEncoding, settings: object, **more: object) -> None:
+def describe_encoding(path: Path, found: GroupEncoding, settings: object, **more: Any) -> None:
     """Write the sidecar of a group derivative that was made from encoding tables."""
     inputs = [fingerprint(source) for source in found.sources]
-    kept = {key: found.about.get(key) for key in _SAME_FOR_ALL}
+    kept: dict[str, Any] = {key: found.about.get(key) for key in _SAME_FOR_ALL}
     write_sidecar(
         path,
         step="group",

@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
 from bids_speechdecode.report.brain import DIVERGING, DPI, Q, Scale
 from bids_speechdecode.report.encoding.models import model_words
@@ -50,7 +49,7 @@ PREDICTION = Scale(
 # Lags are sought from -2 to 2 s, but responses to sound that can be followed take up to a second.
 LAG = Scale(
     "lag",
-    "Lag of the response after the sound (s)",
+    "Lag of the response (s)",
     (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0),
     (
         "#E3E3E3",
@@ -369,7 +368,9 @@ def layer_profile(
             axes.vlines(x, own["ci_low"], own["ci_high"], color=style["color"], lw=1.1, zorder=2)
             axes.plot(x, own["value"], linewidth=1.2, markersize=4.5, zorder=3, **style)
         axes.set(title=title, ylabel=unit, xlabel="Layer of the speech model")
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        layers = sorted(table["layer"].unique())
+        layers = layers[:: 1 + len(layers) // 14]  # labels of more would overlap
+        axes.set_xticks(layers, [f"{layer:g}" for layer in layers])
     _add_legend(figure, shown, styles, linewidth=1.2)
     return figure
 
@@ -397,7 +398,9 @@ def group_gains(
     rows = [model for model in models if model in set(group["model"])]
     figure = Figure(figsize=(WIDTH, 1.35 + (0.62 if many else 0.52) * len(rows)), dpi=DPI)
     panels = figure.subplots(1, len(kinds), sharex=True, sharey=True, squeeze=False)[0]
-    end = fixed_end(GAIN_ENDS, participants["difference"] * 1.05, group[["ci_low", "ci_high"]])
+    limits = ["ci_low", "ci_high"]
+    points = participants["difference"] * 1.05
+    end = fixed_end(GAIN_ENDS, points, participants[limits], group[limits])
     most = 0.36 if many else 0.2
     shifts = np.linspace(-most, most, len(names)) if len(names) > 1 else [0.0]
     shift = dict(zip(names, map(float, shifts), strict=True))
@@ -420,7 +423,7 @@ def group_gains(
         axes.set_xlabel(GAIN_LABEL)
         axes.set_title("All electrodes" if kind == "all" else "Responsive electrodes")
         axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xticks(ticks := np.linspace(-end, end, 5), [_tick(value) for value in ticks])
     _name_models(panels[0], rows)
     handles = [
         Line2D([], [], color=GREY, marker="o", linewidth=1, label="participant, with interval"),
@@ -429,6 +432,10 @@ def group_gains(
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
+
+
+def _tick(value: float) -> str:
+    return f"{value:+g}".replace("-", MINUS) if value else "0"
 
 
 def _draw_gain_row(

@@ -212,14 +212,13 @@ def draw_brains(predicted: pd.DataFrame, gains: pd.DataFrame) -> Drawn:
     """
     # The lag of an electrode that is not predicted means nothing.
     timed = predicted.assign(lag=predicted["lag"].where(predicted["q"] <= Q))
-    for what, table, scale, words in (
-        ("brain", predicted, PREDICTION, "r"),
-        ("lagBrain", timed, LAG, "lag (s)"),
-        ("gainBrain", gains, GAIN, "gain in r"),
-    ):
-        if what == "lagBrain" and not is_timed(located(table)):
-            continue
-        told = sentences.brain_values(located(table), scale.column, words)
+    panels = [
+        ("brain", predicted, PREDICTION, sentences.brain_values(located(predicted), "r", "r")),
+        ("gainBrain", gains, GAIN, sentences.brain_values(located(gains), "gain", "gain in r")),
+    ]
+    if is_timed(located(timed)):
+        panels.insert(1, ("lagBrain", timed, LAG, sentences.lag_values(located(timed))))
+    for what, table, scale, told in panels:
         if len(contacts := located(table, TEMPLATE)):
             yield what, brain.measure_brain(contacts, scale), told
         elif spaces := sorted(located(table)["space"].dropna().unique()):

@@ -133,8 +133,7 @@ def facts(found: Encoding) -> str:
     told = found.sidecar
     known = {
         "Duration": lambda v: f"{clock(v)} of sound and response",
-        "NSamples": lambda v: f"{count(v)} samples",
-        "Rate": lambda v: f"at {v:g} Hz",
+        "Rate": lambda v: f"at {v:g} Hz{_n_predicted_samples(found)}",
         "NFolds": lambda v: f"in {count(v)} folds",
         "Context": lambda v: f"context of {v:g} s",
         "Token": lambda v: f"token {v}",
@@ -143,6 +142,13 @@ def facts(found: Encoding) -> str:
     parts = [words(told[key]) for key, words in known.items() if told.get(key) not in (None, "")]
     text = ", ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _n_predicted_samples(found: Encoding) -> str:
+    """Return over how many samples r is; folds lose some at their ends."""
+    known = found.shown["n_samples"].dropna()
+    ends = [count(n) for n in sorted({known.min(), known.max()})] if len(known) else []
+    return f", of which {' to '.join(ends)} samples were predicted" if ends else ""
 
 
 def layers_in_words(found: Encoding) -> str:
@@ -301,6 +307,15 @@ def brain_values(contacts: pd.DataFrame, column: str, what: str) -> str:
         for row in ordered.to_dict("records")
     ]
     return f"{len(contacts)} electrodes{tested}. Highest {what}: {_listed(named)}"
+
+
+def lag_values(contacts: pd.DataFrame) -> str:
+    """Return the median and the extremes of the lags that mean something."""
+    lags = contacts["lag"].dropna()
+    return (
+        f"{len(contacts)} electrodes, {len(lags)} with q ≤ {Q:g}. Their lags: median "
+        f"{number(lags.median(), 2)} s, from {number(lags.min(), 2)} to {number(lags.max(), 2)} s."
+    )
 
 
 def gains(group: pd.DataFrame) -> str:

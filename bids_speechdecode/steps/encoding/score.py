@@ -160,13 +160,13 @@ def encode(
         file = context.summary_file(desc, SUFFIX, ".tsv")
         write_tsv(file, table.assign(simulated=context.plan.simulated))
         about = _about(context, models, responses, folds, notes) if file == path else {}
+        about |= {n: {"Description": COLUMNS[n]} for n in [*table.columns, "simulated"]}
         write_sidecar(
             file,
             step="encode",
             signature=key,
             Description=DESCRIPTIONS[desc],
             **about,
-            **{n: {"Description": COLUMNS[n]} for n in [*table.columns, "simulated"]},
             Simulated=context.plan.simulated,
         )
 
