@@ -249,6 +249,13 @@ def slow_recording(root: Path) -> None:
     edit(root / EVENTS, r"(?m)^(\d+\.\d+)\t15.0", lambda m: f"{float(m[1]) * 4:.3f}\t60.0")  # type: ignore[arg-type]
 
 
+def one_electrode(root: Path) -> None:
+    """Mark all channels bad but the first."""
+    path = root / CHANNELS
+    first, rest = path.read_text().split("\tgood\t", 1)
+    path.write_text(first + "\tgood\t" + rest.replace("\tgood\t", "\tbad\t"))
+
+
 ENCODING: dict[str, tuple[Damage, tuple[str, ...], str, int, tuple[str, ...]]] = {
     "folds too short for the embargo": (
         shorten,
@@ -375,6 +382,13 @@ ENCODING: dict[str, tuple[Damage, tuple[str, ...], str, int, tuple[str, ...]]] =
         "",
         18,
         ("podcst", "podcast"),
+    ),
+    "one electrode and its average": (
+        one_electrode,
+        ("--reference", "average"),
+        "",
+        65,
+        ("average of itself", "--reference none"),
     ),
     "all channels bad": (
         lambda d: edit(d / CHANNELS, "\tgood\t", "\tbad\t"),
