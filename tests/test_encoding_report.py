@@ -15,6 +15,7 @@ from bids_speechdecode.encoding.compared import main_model, read_models
 from bids_speechdecode.report.encoding import figures as charts
 from bids_speechdecode.report.encoding.methods import find_encoded, run_settings
 from bids_speechdecode.report.encoding.models import drawn_models, model_styles, model_words
+from bids_speechdecode.report.encoding.participant import draw_brains
 from bids_speechdecode.report.encoding.results import (
     electrode_gains,
     lag_curves,
@@ -22,6 +23,7 @@ from bids_speechdecode.report.encoding.results import (
     with_modulation,
 )
 from bids_speechdecode.report.group import write_group_report
+from bids_speechdecode.report.page import interval
 from bids_speechdecode.report.participant import write_participant_report
 
 HOSTILE = "<script>alert(1)</script>"
@@ -200,6 +202,7 @@ def write_fixture_group(root: Path, n: int = 5) -> Path:
     group = group.assign(ci_low=group["difference"] - margin, ci_high=group["difference"] + margin)
     group = group.assign(n_participants=n, p=0.0625, p_min=0.0625, n_better=n, detectable=0.004)
     group = group.assign(n_needed=7, conclusion="Cannot be concluded: p <= 0.05 is impossible.")
+    group["conclusion"] += " " + group["model"] + " better than " + group["reference"] + " in 2."
     start = root / "group_task-podcast_desc-"
     sidecar = _sidecar(models) | {"LeftOut": [{"what": "sub-98", "why": f"failed {HOSTILE}"}]}
     sidecar["RepetitionTime"] = 2.0
@@ -410,6 +413,48 @@ def test_summary_repeats_the_tables(small: Path, small_page: str) -> None:
     assert "Noise ceiling: none, as no sound was heard twice." in text
 
 
+def test_summary_says_r_itself_and_the_gain_over_the_control(tree: Path) -> None:
+    # A gain of 0.01 means another thing at an r of 0.02 than at 0.3, or if any tuning gives it.
+    told = _text((tree / "sub-01.html").read_text("utf-8"))
+    path = tree / "sub-01/ieeg/sub-01_task-podcast_desc-encoding_scores.tsv"
+    table = pd.read_csv(path, sep="\t", na_values="n/a")
+    table = table[table["band"] == "highgamma"]
+    responsive = table.loc[table["q"] <= 0.05, "name"].unique()
+    own = table[(table["model"] == "joint") & (table["layer"] == 9)].set_index("name")["r"]
+    r = own[list(responsive)]
+    words = f"Over its {len(r)} responsive electrodes (q ≤ 0.05 with any of the models, in any lay"
+    assert words in told
+    assert f"was {r.mean():.3f} on average (median {r.median():.3f})" in told
+    control = "With “Tuned, joint”, r was 0.0100 higher than with “Tuned, joint, control: phase"
+    assert control in told
+    group = _text((tree / "group.html").read_text("utf-8"))
+    assert re.search(r"predicted \d+ of 64 electrodes \(q ≤ 0.05\); over responsive electr", group)
+    assert "“Tuned, joint” against “Tuned, joint, control: phase-randomised BOLD”, resp" in group
+
+
+def test_only_lags_that_mean_something_are_coloured(small: Path) -> None:
+    # Half of all electrodes hear nothing; their best lags are noise.
+    found = read_encoding(small / "sub-01")["podcast"]
+    own = found.shown[found.shown["model"] == "joint"].assign(x=-50.0)
+    drawn = {what: words for what, _, words in draw_brains(own, own.assign(gain=0.01))}
+    assert list(drawn) == ["brain", "lagBrain", "gainBrain"]
+    lags = own.loc[own["q"] <= 0.05, "lag"]
+    assert 0 < len(lags) < len(own)
+    words = f"{len(lags)} with q ≤ 0.05. Their lags: median {lags.median():.2f} s, from "
+    assert f"{words}{lags.min():.2f}" in drawn["lagBrain"]
+    together = own.assign(lag=0.0)  # all delays in one regression
+    assert "lagBrain" not in [what for what, *_ in draw_brains(together, own.assign(gain=0.01))]
+    assert charts.LAG.classes([-0.1, 0.0, 0.12, 2.0]).tolist() == [0, 1, 3, 8]
+    assert len(charts.LAG.colors) == len(charts.LAG.bounds) + 1
+
+
+def test_zero_has_no_sign() -> None:
+    # A reader takes -0.0000 for a loss.
+    assert charts.signed_number(-0.00001) == "+0.0000"
+    assert charts.signed_number(-0.0001) == "\N{MINUS SIGN}0.0001"
+    assert interval(-0.00001, 0.5, 4) == "0.0000 to 0.5000"
+
+
 def test_gains_are_differences_on_the_same_electrode(small: Path) -> None:
     # A gain between different electrodes or layers would be no gain of the model.
     found = read_encoding(small / "sub-01")["podcast"]
@@ -602,6 +647,50 @@ def test_scales_and_axes_are_fixed() -> None:
     assert charts.nyquist_place(MODULATIONS, 0.25) == 1.5
     assert charts.nyquist_place(MODULATIONS, 0.25 * 2**0.5) == pytest.approx(2.0)
     assert charts.nyquist_place(MODULATIONS, 5.0) is None
+
+
+def test_no_point_or_interval_leaves_the_axis_of_gains() -> None:
+    # What lies outside of an axis is not seen, and would not be missed either.
+    own = pd.DataFrame({"participant": ["a", "b"], "model": "joint", "electrodes": "all"})
+    own = own.assign(difference=[0.001, 0.004], ci_low=[-0.002, -0.011], ci_high=[0.003, 0.019])
+    group = own[:1].assign(detectable=0.001)
+    styles = model_styles(read_models({}, ["untuned", "joint"]), "untuned")
+    axes = charts.group_gains(own, group, styles, ["joint"]).axes[0]
+    low, high = axes.get_xlim()
+    assert low < -0.011
+    assert high > 0.019
+    ticks = [float(t.get_text().replace("\N{MINUS SIGN}", "-")) for t in axes.get_xticklabels()]
+    assert [ticks[0], ticks[-1]] == [low, high]  # so that the ends are read without guessing
+
+
+def test_layers_of_a_profile_are_named() -> None:
+    # Layers are few and each is one of a model: an axis with half of them is misread.
+    table = pd.DataFrame({"model": "joint", "layer": [1, 2, 3, 5], "value": 0.1})
+    styles = model_styles(read_models({}, ["joint"]), "")
+    panels = [("Prediction", "r", table.assign(ci_low=0.0, ci_high=0.2))]
+    axes = charts.layer_profile(panels, styles, ["joint"]).axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "2", "3", "5"]
+
+
+def test_tables_tell_in_words_what_a_model_is(tree: Path, tmp_path: Path) -> None:
+    # Labels of files and "other" tell a reader nothing.
+    text = _text((tree / "group.html").read_text("utf-8"))
+    told = "“Tuned, joint, control: phase-randomised BOLD” better than “Untuned” in 2."
+    assert told in text
+    assert "joint_control-phase better" not in text
+    page = _text(_report(_small(tmp_path, mel=-0.04)))
+    assert "no speech model" in page
+
+
+def test_the_samples_of_the_text_are_those_of_the_table(small: Path, tmp_path: Path) -> None:
+    # r is over the samples that were predicted; the sidecar counts those before folds lose some.
+    root = shutil.copytree(small, tmp_path / "samples")
+    path = root / "sub-01" / "ieeg" / "sub-01_task-podcast_desc-encoding_scores.tsv"
+    table = pd.read_csv(path, sep="\t", na_values="n/a")
+    _write_tsv(path, table.assign(n_samples=35880))
+    text = _text(_report(root))
+    assert "at 20 Hz, of which 35 880 samples were predicted" in text
+    assert "36 000" not in text
 
 
 def test_bands_of_modulation_are_read_from_their_names() -> None:

@@ -220,7 +220,7 @@ def _add_q_legend(figure: Figure, contacts: pd.DataFrame, scale: Scale) -> None:
     face = scale.colors[-3]
     has_value = contacts.loc[~(contacts["q"] <= Q), scale.column].notna().any()
     handles = [
-        Line2D([], [], **_dot(BLACK, 0.8, 6, face), label=f"q ≤ {Q:g} ({n} contacts)"),
+        Line2D([], [], **_dot(BLACK, 0.8, 6, face), label=f"q ≤ {Q:g} ({n} electrodes)"),
         Line2D(
             [],
             [],

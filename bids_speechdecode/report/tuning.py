@@ -198,7 +198,8 @@ def read_tuned(folder: Path) -> TunedModel:
 
 
 def _problem(path: Path) -> str:
-    what = "is unreadable (damaged, incomplete or changed by hand)" if path.is_file() else "is missing"
+    unreadable = "is unreadable (damaged, incomplete or changed by hand)"
+    what = unreadable if path.is_file() else "is missing"
     return f"{FOLDER}/{path.parent.name}/{path.name} {what}; run --analysis fmri-tuning again."
 
 

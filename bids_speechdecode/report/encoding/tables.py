@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ KIND_TO_WORDS = {
     "untuned": "speech model as published",
     "tuned": "tuned on fMRI",
     "control": "tuned on a control",
-    "other": "other",
+    "other": "another speech model",
 }
 
 
@@ -77,7 +78,7 @@ def model_table(found: Encoding, electrodes: pd.DataFrame) -> Table:
 
 def kind_words(model: Model) -> str:
     """Return what a model is, in a few words."""
-    words = KIND_TO_WORDS.get(model.kind, model.kind)
+    words = "no speech model" if model.label == "mel" else KIND_TO_WORDS.get(model.kind, model.kind)
     return words + (f", {100 * model.amount:g}% of the fMRI" if model.amount < 1 else "")
 
 
@@ -234,6 +235,13 @@ def group_contrast_table(table: pd.DataFrame, *, in_full: bool) -> Table:
         for row in records
     ]
     shown = [columns[0], *where, *columns[1:]]
-    conclusions = [row["conclusion"] or "" for row in records]
+    conclusions = [_conclusion(row) for row in records]
     numeric = [c for c in shown if c not in ("Contrast", "Band", "Electrodes")]
     return make_concluded_table(shown, rows, conclusions, numeric)
+
+
+def _conclusion(row: Mapping[Any, Any]) -> str:
+    """Return what was concluded, with the models as the page calls them."""
+    models = {str(row[name]): f"“{model_words(row[name])}”" for name in ("model", "reference")}
+    label = "|".join(map(re.escape, sorted(models, key=len, reverse=True)))
+    return re.sub(rf"(?<![\w-])({label})(?![\w-])", lambda m: models[m[1]], row["conclusion"] or "")
