@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("bids_speechdecode")
 EVERY = 30.0  # seconds between two plain lines of one task
+SPEED_OVER = 3600.0  # seconds; over less, a task of long pieces would never tell what is left
 
 Advance = Callable[[float], None]
 
@@ -155,15 +156,23 @@ def _terminal() -> ConsoleHandler | None:
 
 
 def _lines(step: str, label: str, total: float) -> Advance:
-    """Return an `advance` that logs a line now and then."""
+    """Return an `advance` that logs a line now and then, with the time that is left."""
     done, last = 0.0, time.monotonic()
+    start: tuple[float, float] | None = None  # after the first piece: it may have been resumed
 
     def advance(amount: float) -> None:
-        nonlocal done, last
+        nonlocal done, last, start
         done += amount
-        if time.monotonic() - last >= EVERY:
-            last = time.monotonic()
-            LOGGER.info("%s: %s %.0f%%", step, label, 100 * min(done / total, 1) if total else 0)
+        now = time.monotonic()
+        start = start or (now, done)
+        if now - last >= EVERY:
+            last = now
+            share = 100 * min(done / total, 1) if total else 0
+            left = ""
+            if done > start[1]:
+                seconds = (now - start[0]) / (done - start[1]) * max(0.0, total - done)
+                left = f", about {spell_time(seconds)} left"
+            LOGGER.info("%s: %s %.0f%%%s", step, label, share, left)
 
     return advance
 
@@ -184,6 +193,7 @@ def _make_bars(stream: TextIO) -> Bars:
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
+        speed_estimate_period=SPEED_OVER,
         console=Console(file=stream),
         transient=True,
     )

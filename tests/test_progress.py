@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from bids_speechdecode import progress
@@ -39,11 +41,42 @@ def test_files_get_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         work()
         Progress().skip("features", "a.wav", "current")
     lines = stream.getvalue().splitlines()
-    assert [line.split()[-1] for line in lines[:4]] == ["25%", "50%", "75%", "100%"]
+    assert lines[0].endswith(" 25%"), "nothing to tell the speed from"
+    for line, share in zip(lines[1:4], ("50", "75", "100"), strict=True):
+        assert re.search(rf" {share}%, about 0\.0 s left$", line)
     assert lines[4].startswith("preprocess: sub-01_task-x [1] done in ")
     assert lines[5] == "features: a.wav skipped (current)"
     assert "\x1b" not in stream.getvalue()
     assert "\r" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("resumed", [0, 40])
+def test_the_time_left_is_told(monkeypatch: pytest.MonkeyPatch, resumed: int) -> None:
+    """Tuning takes hours; what an earlier run did would make the rest look shorter than it is."""
+    clock = iter(np.arange(0.0, 100.0, 10.0))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    with shown(stream=stream), Progress().task("tune", "joint", 100) as advance:
+        for amount in (1 + resumed, 1, 1, 1):
+            advance(amount)
+    # One piece in 10 s; a line every 30 s.
+    seconds = 10 * (100 - resumed - 3)
+    minutes = f"{seconds // 60} min {seconds % 60} s"
+    assert f"tune: joint {3 + resumed}%, about {minutes} left" in stream.getvalue()
+
+
+def test_slow_pieces_have_a_time_left_on_a_terminal() -> None:
+    """Rich forgets pieces older than 30 s by default, and a story takes longer than that."""
+    stream = Terminal()
+    with shown(stream=stream), Progress().task("tune", "joint", 4) as advance:
+        (handler,) = (h for h in LOGGER.handlers if isinstance(h, progress.ConsoleHandler))
+        assert handler.bars is not None
+        now = iter(np.arange(0.0, 4000.0, 100.0))
+        handler.bars.get_time = lambda: next(now)
+        for _ in range(3):
+            advance(1)
+        (task,) = handler.bars.tasks
+        assert task.time_remaining is not None
 
 
 def test_lines_do_not_flood(monkeypatch: pytest.MonkeyPatch) -> None:

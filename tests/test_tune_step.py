@@ -456,7 +456,13 @@ def test_bold_lies_on_disk_without_a_name(made: Path, tmp_path: Path) -> None:
     bold = load_bold("01", plan(made, config).split.all, config.fmri, keep).bold
     assert len(kept) == len(STORIES)
     assert all(any(values is one for one in kept) for values in bold.values())
-    story = Story("a", np.zeros(16000 * 30, np.float32), np.arange(12) * TR, {"01": kept[0]}, TR)
+    story = Story(
+        "a",
+        np.linspace(-0.1, 0.1, 16000 * 30, dtype=np.float32),
+        np.arange(12) * TR,
+        {"01": kept[0]},
+        TR,
+    )
     prepared = prepare_story(story, config.fmri, 1.0)
     assert np.shares_memory(prepared.bold["01"], kept[0])
 

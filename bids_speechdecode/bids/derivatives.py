@@ -216,7 +216,7 @@ class Derivatives:
 
     def _description(self) -> dict[str, Any]:
         return {
-            "Name": f"{NAME}: decoded speech{' (simulated)' if self.simulated else ''}",
+            "Name": f"{NAME}: speech in intracranial EEG{' (simulated)' if self.simulated else ''}",
             "BIDSVersion": _BIDS_VERSION,
             "DatasetType": "derivative",
             "GeneratedBy": [
@@ -545,19 +545,17 @@ def invalidate(path: Path) -> None:
     sidecar_path(path).unlink(missing_ok=True)
 
 
-def write_sidecar(
-    path: Path, *, step: str, signature: str, others: Iterable[Path] = (), **fields: object
-) -> None:
+def write_sidecar(path: Path, *others: Path, step: str, signature: str, **fields: object) -> None:
     """Write the sidecar of a derivative; call it last, when all its data are on disk.
 
     Parameters
     ----------
     path : path
         The derivative, not the sidecar.
+    others : path
+        Files of the same output that were made together with it, such as headers.
     step, signature : str
         Which step made it, and the signature that `Derivatives.is_current` compares.
-    others : iterable of path
-        Files of the same output that were made together with it, such as headers.
     fields : JSON values
         What else the sidecar says.
     """

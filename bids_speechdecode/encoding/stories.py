@@ -234,10 +234,15 @@ def _with_bold_of(story: Story, donor: Story) -> Story:
     return dataclasses.replace(story, tr_times=story.tr_times[:n_tr], bold=bold)
 
 
+def count_kept(share: float, n_stories: int) -> int:
+    """Return how many of the stories a share of them is; at least one."""
+    return max(1, round(share * n_stories))
+
+
 def with_amount(stories: Sequence[Story], share: float, rng: np.random.Generator) -> list[Story]:
     """Return a random share of the stories, at least one, in their order.
 
     The same seed gives nested sets: what a small share has, a larger one has too.
     """
-    n_kept = max(1, round(share * len(stories)))
+    n_kept = count_kept(share, len(stories))
     return [stories[i] for i in sorted(rng.permutation(len(stories))[:n_kept])]

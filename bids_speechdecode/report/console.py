@@ -71,14 +71,19 @@ def format_encoding(table: pd.DataFrame, title: str) -> str:
     title : str
         First line.
     """
-    lines = [title, f"  {'speech model':<36}{'band':<11}{'mean r':>7}{'best r':>8}  q <= 0.05"]
+    cells = [("speech model", "layer", "band", "electrodes", "median r", "q <= 0.05")]
     for (model, layer, band), rows in table.groupby(["model", "layer", "band"], sort=False):
-        found, n = int((rows["q"] <= 0.05).sum()), int(rows["r"].notna().sum())
-        lines.append(
-            f"  {f'{model}, layer {layer}':<36}{band:<11}{_number(rows['r'].mean()):>7}"
-            f"{_number(rows['r'].max()):>8}  {found} of {n} electrodes"
+        n, found = int(rows["r"].notna().sum()), int((rows["q"] <= 0.05).sum())
+        cells.append(
+            (str(model), str(layer), str(band), str(n), _number(rows["r"].median()), str(found))
         )
-    return "\n".join(lines)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    align = (str.ljust, str.rjust, str.ljust, str.rjust, str.rjust, str.rjust)
+    lines = [
+        "  ".join(put(cell, width) for put, cell, width in zip(align, row, widths, strict=True))
+        for row in cells
+    ]
+    return "\n".join([title, *(f"  {line}" for line in lines)])
 
 
 def format_contrasts(table: pd.DataFrame, title: str) -> str:

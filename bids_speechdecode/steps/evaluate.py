@@ -97,9 +97,10 @@ def evaluate(context: Context) -> None:
     write_tsv(table_path, _condition_table(context, results))
     write_sidecar(
         table_path,
+        contrasts,
+        *(file for result in results for file in result.files),
         step="evaluate",
         signature=key,
-        others=[contrasts, *(file for result in results for file in result.files)],
         Description="Retrieval of held-out windows: one row a condition and audio version",
         Columns={"relative_rank": "0 best, 0.5 chance, 1 worst; mean over test windows"},
         Notes={f"{r.condition} ({r.audio})": r.scores.notes for r in results},

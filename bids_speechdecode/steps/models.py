@@ -154,9 +154,9 @@ def _keep(
     write_tsv(course, history)
     write_sidecar(
         path,
+        course,
         step="train",
         signature=key,
-        others=[course],
         Description=f"Brain encoder of condition {model}",
         Channels=model_channels(context),
         TargetMean=scaler.mean,

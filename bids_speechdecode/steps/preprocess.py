@@ -174,9 +174,11 @@ def _write_companions(
     preprocessing = context.config.preprocess
     write_sidecar(
         eeg,
+        *headers,
+        channels,
+        spectra,
         step="preprocess",
         signature=key,
-        others=(*headers, channels, spectra),
         Description="Band-limited, decimated, robustly scaled signal; unit: robust z",
         Sources=[planned.recording.path.name],
         TaskName=planned.recording.task,

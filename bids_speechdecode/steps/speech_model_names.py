@@ -241,7 +241,6 @@ def _common_base(tuned: Sequence[NamedModel], config: Config) -> TargetConfig:
     """Return the model that all were tuned from; the settings' own where none was."""
     bases = {}
     for model in tuned:
-        find_model_files(model.target.model)  # says of which adapter the base is missing
         base = about_adapter(Path(model.target.model))["base_model_name_or_path"]
         beside = Path(model.target.model, base)
         bases[str(beside.resolve()) if beside.is_dir() else base] = model.target
@@ -252,6 +251,8 @@ def _common_base(tuned: Sequence[NamedModel], config: Config) -> TargetConfig:
             found=", ".join(bases),
             fix="name models of one base with --speech-model",
         )
+    for model in tuned[:1]:
+        find_model_files(model.target.model)  # says of which adapter the base is missing
     for base, target in bases.items():
         return replace(target, model=base)
     return config.target

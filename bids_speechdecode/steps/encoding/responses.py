@@ -136,9 +136,10 @@ def _write_companions(
     )
     write_sidecar(
         eeg,
+        *headers,
+        channels,
         step="responses",
         signature=_signature(context, planned, band),
-        others=(*headers, channels),
         Description=f"Responses in band {band}: {what}, decimated",
         Sources=[planned.recording.path.name],
         TaskName=planned.recording.task,

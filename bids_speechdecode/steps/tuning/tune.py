@@ -43,7 +43,7 @@ from bids_speechdecode.encoding.fmri_tuning import Story, Tuned, tune, with_amou
 from bids_speechdecode.encoding.listener import hear_story
 from bids_speechdecode.encoding.lora import save_adapters
 from bids_speechdecode.encoding.refit import StoryFeatures, held_out_score
-from bids_speechdecode.encoding.stories import AUDIO_RATE, prepare_story
+from bids_speechdecode.encoding.stories import AUDIO_RATE, count_kept, prepare_story
 from bids_speechdecode.errors import DataError, UsageError
 from bids_speechdecode.progress import Progress
 from bids_speechdecode.steps.context import WORK
@@ -128,7 +128,8 @@ def plan_tuning(
     MissingInputError
         If there are no functional runs, or audio is absent.
     DataError
-        If functional runs and events do not fit, or there are too few stories.
+        If functional runs and events do not fit, or there are too few stories, also for the
+        amounts to differ.
     """
     _require_weights(config.target)
     require_layers(config.target, (config.target.layer,))
@@ -151,6 +152,8 @@ def plan_tuning(
     ]
     for group in groups:  # whatever is wrong with the stories of any shows before hours of work
         log.info("%s", group.describe())
+    for group in groups:
+        _require_amounts_differ(group)
     return groups
 
 
@@ -191,6 +194,23 @@ def _require_weights(target: TargetConfig) -> None:
             found="mel",
             fix="name another target, or the model with --speech-model",
         )
+
+
+def _require_amounts_differ(group: Group) -> None:
+    """Raise where two shares of the training stories are the same stories."""
+    n_stories = len(group.split.train)
+    taken = {n_stories: 1.0}
+    for amount in sorted(group.config.fmri.amounts, reverse=True):
+        n_kept = count_kept(amount, n_stories)
+        other = taken.setdefault(n_kept, amount)
+        if other != amount:
+            raise DataError(
+                f"Amounts of fMRI of {group.who} would give the same model.",
+                expected="amounts that are different numbers of training stories",
+                found=f"{amount:.0%} and {other:.0%} of {n_stories} stories are {n_kept} each",
+                fix="leave one of them out of amounts in [fmri], or add stories: one long story "
+                "can be cut into files that are named one after the other in events.tsv",
+            )
 
 
 def _groups(runs: Sequence[BoldRun], config: Config) -> Iterator[tuple[str, list[BoldRun]]]:
@@ -369,7 +389,7 @@ def _tune_one(group: Group, variant: Variant, out: Derivatives, dry_run: bool) -
         tuned_r = group.score(load_speech_model(tuned_target, device=group.device))
         fields = _describe(group, variant, label, base, training, tuned, tuned_r)
         weights = history.parent / WEIGHTS_FILE
-        write_sidecar(history, step="tune", signature=key, others=[weights], **fields)
+        write_sidecar(history, weights, step="tune", signature=key, **fields)
     _forget(state)
     r, before = _mean_r(tuned_r), _mean_r(group.untuned_r)
     log.info("%s: r in the test stories %.4f, untuned %.4f", label, r, before)
@@ -477,7 +497,12 @@ def _describe(
         "Amount": variant.amount,
         "Context": config.encoding.context,
         "Token": config.encoding.token,
-        "Settings": essential(config.fmri),
+        "Settings": replace(
+            config.fmri,
+            controls=(variant.control,) if variant.control else (),
+            n_seeds=1,
+            amounts=(variant.amount,),
+        ),
         "Task": group.runs[0].task,
         "Space": group.runs[0].space,
         "RepetitionTime": max(run.tr for run in group.runs),
