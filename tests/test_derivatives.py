@@ -102,6 +102,8 @@ def test_initialise_writes_a_derivative_dataset_once(tmp_path):
     assert description["DatasetType"] == "derivative"
     assert "(simulated)" in description["Name"]
     assert "SIMULATED" in (out.root / "README").read_text()
+    for analysis in ("Decoding", "Encoding", "tuned on fMRI"):  # whichever of them wrote it
+        assert analysis in (out.root / "README").read_text()
     assert description["GeneratedBy"][0]["Name"] == "bids_speechdecode"
     assert description["SourceDatasets"][0]["URL"].endswith("/a%20dataset")
     before = {p: p.stat().st_mtime_ns for p in out.root.iterdir()}
