@@ -390,6 +390,13 @@ ENCODING: dict[str, tuple[Damage, tuple[str, ...], str, int, tuple[str, ...]]] =
         65,
         ("average of itself", "--reference none"),
     ),
+    "no channels.tsv": (
+        lambda d: (d / CHANNELS).unlink(),
+        (),
+        "",
+        65,
+        ("has no channels.tsv", f"{SUB}_task-podcast_channels.tsv", "SEEG, ECOG or DBS"),
+    ),
     "all channels bad": (
         lambda d: edit(d / CHANNELS, "\tgood\t", "\tbad\t"),
         (),

@@ -181,6 +181,38 @@ def test_slice_timing_correction_moves_the_volumes(root: Path) -> None:
     np.testing.assert_allclose(hear(root, run).times[:2], [1.75, 3.75])
 
 
+def test_without_slice_timing_correction_start_time_is_the_first_volume(root: Path) -> None:
+    """Where the first volumes were cut off, the events still count from the scanner's start."""
+    home = add_derivatives(root)
+    (sidecar,) = home.rglob("*_bold.json")
+    write_json(sidecar, {"SliceTimingCorrected": False, "StartTime": 4.0})
+    (run,) = find(root, bold_dir=str(home))
+    assert run.first_time == 4.0 + TR / 2
+    assert run.duration == 4.0 + N_VOLUMES * TR
+    heard = hear(root, run)
+    assert heard.first == 0
+    np.testing.assert_allclose(heard.times[:2], 4.0 + TR / 2 - ONSET + np.array([0, TR]))
+
+
+@pytest.mark.parametrize(
+    "sidecar",
+    [
+        {"SliceTimingCorrected": True, "StartTime": 975},  # milliseconds
+        {"SliceTimingCorrected": True, "StartTime": -0.5},
+        {"SliceTimingCorrected": False, "StartTime": 4000},
+        {"SliceTimingCorrected": True, "StartTime": "later"},
+        {"StartTime": 1.0},
+    ],
+)
+def test_a_start_time_that_cannot_be_true(root: Path, sidecar: dict[str, object]) -> None:
+    """All of the sound would be heard at another time, and only r would show it."""
+    home = add_derivatives(root)
+    (path,) = home.rglob("*_bold.json")
+    write_json(path, sidecar)
+    with pytest.raises(DataError, match=r"StartTime(.|\n)*_bold.nii.gz"):
+        find(root, bold_dir=str(home))
+
+
 def test_the_tr_is_inherited(root: Path) -> None:
     """Most datasets keep the TR once, at the top."""
     (root / "sub-01" / "func" / "sub-01_task-story_run-1_bold.json").unlink()
@@ -440,6 +472,28 @@ def test_a_truncated_image(root: Path) -> None:
     mask = write_volume(root / "mask.nii.gz", np.ones(SHAPE, np.uint8))
     with pytest.raises(DataError, match="cannot be read"):
         list(read_images([ImageFiles((path,), mask, 0, 15)], "volume", "func")[1])
+
+
+def test_a_truncated_mask(root: Path) -> None:
+    """Its name must be in the message, and not that of the image."""
+    image = find(root)[0].images[0]
+    mask = write_volume(root / "mask.nii", np.ones(SHAPE, np.uint8))
+    mask.write_bytes(mask.read_bytes()[:-8])
+    with pytest.raises(DataError, match=r"cannot be read(.|\n)*mask\.nii"):
+        read_images([ImageFiles((image,), mask, 0, 15)], "volume", "func")
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_values_are_missing(root: Path) -> None:
+    """Divisions by zero leave them at the edge of the brain; one must not become a warning."""
+    values = counting().astype(np.float64)
+    values[1, 1, 1, 3], values[1, 2, 1, 4] = np.inf, 1e300
+    path = write_volume(find(root)[0].images[0], values)
+    mask = write_volume(root / "mask.nii.gz", np.ones(SHAPE, np.uint8))
+    (bold,) = read_images([ImageFiles((path,), mask, 0, N_VOLUMES)], "volume", "func")[1]
+    assert np.isnan(bold).sum() == 2
+    assert not np.isinf(bold).any()
+    list(read_images([ImageFiles((path,), None, 0, N_VOLUMES)], "volume", "func")[1])
 
 
 # -------------------------------------------------------------------------- confounds

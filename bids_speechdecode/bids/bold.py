@@ -43,6 +43,8 @@ _OF_DERIVATIVES = ("space", "hemi", "den", "res", "desc", "cohort")
 SAME_TR = 1e-3
 # BOLD is sampled every 0.3 to 4 s; a number far outside is one of milliseconds.
 _LONGEST_TR = 30.0
+# Seconds; a scan begins with some volumes too many at most.
+_LONGEST_START = 60.0
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,13 @@ class BoldRun:
     tr : float
         Seconds between volumes.
     first_time : float
-        Seconds from the start of the run to the moment for which the first volume stands: the
-        middle of its acquisition, or what slice-timing correction moved it to (``StartTime``).
+        Seconds from time 0 of the events to the moment for which the first volume stands: the
+        middle of its acquisition, or what slice-timing correction moved it to.
     events : Recording
         The run as `alignment` wants it; its channels and signal are empty.
+    start : float
+        Seconds from time 0 of the events to the start of the first volume, as where volumes were
+        cut off.
     """
 
     participant: str  # without "sub-"
@@ -74,11 +79,12 @@ class BoldRun:
     tr: float
     first_time: float
     events: Recording
+    start: float = 0.0
 
     @property
     def duration(self) -> float:
-        """Length of the run in seconds."""
-        return self.n_volumes * self.tr
+        """When the run ends, seconds from time 0 of the events."""
+        return self.start + self.n_volumes * self.tr
 
 
 # ------------------------------------------------------------------------------- runs
@@ -308,6 +314,7 @@ def _run(dataset: Dataset, images: Sequence[_File], siblings: Sequence[_File]) -
     metadata = _metadata(source, bare, raw) | _metadata(siblings, image.path, image.entities)
     n_volumes, stated = read_shape(tuple(f.path for f in images), kind)
     tr = _repetition_time(metadata, stated, n_volumes, image.path)
+    start, first_time = _first_times(metadata, tr, image.path)
     beside = [f for f in siblings if f.path.parent == image.path.parent]
     return BoldRun(
         participant=raw["sub"],
@@ -320,7 +327,7 @@ def _run(dataset: Dataset, images: Sequence[_File], siblings: Sequence[_File]) -
         confounds=_confounds_of(beside, raw),
         n_volumes=n_volumes,
         tr=tr,
-        first_time=_first_time(metadata, tr),
+        first_time=first_time,
         events=Recording(
             root=dataset.root,
             path=bare,
@@ -332,6 +339,7 @@ def _run(dataset: Dataset, images: Sequence[_File], siblings: Sequence[_File]) -
             entities=tuple(raw.items()),
             events_path=events[-1] if events else None,
         ),
+        start=start,
     )
 
 
@@ -439,8 +447,35 @@ def _regular_step(timing: Any, n_volumes: int, path: Path) -> float:
     return float(steps.mean())
 
 
-def _first_time(metadata: dict[str, Any], tr: float) -> float:
-    start = metadata.get("StartTime")
-    if metadata.get("SliceTimingCorrected") and isinstance(start, int | float):
-        return float(start)
-    return tr / 2
+def _first_times(metadata: dict[str, Any], tr: float, path: Path) -> tuple[float, float]:
+    """Return when the first volume starts, and the moment for which it stands (seconds).
+
+    ``StartTime`` beside a true ``SliceTimingCorrected`` is what fMRIPrep writes: the moment within
+    the volume to which all slices were interpolated, half a TR by its default. Without the
+    correction it is when the first volume starts on the clock of the events, and a volume stands
+    for the middle of its acquisition.
+    """
+    corrected, given = metadata.get("SliceTimingCorrected"), metadata.get("StartTime")
+    stated = as_number(given)
+    if given in (None, "n/a") or (stated == 0 and not corrected):
+        return 0.0, tr / 2
+    if corrected is None:
+        raise DataError(
+            "It is not known what StartTime of a functional run means.",
+            expected="SliceTimingCorrected beside it: true where slices were interpolated to that "
+            "moment of each volume, false where the first volume starts then",
+            found=f"StartTime {given!r} alone",
+            where=path,
+            fix="add SliceTimingCorrected to its sidecar",
+        )
+    lowest, highest = (0.0, tr * (1 + SAME_TR)) if corrected else (-_LONGEST_START, _LONGEST_START)
+    if stated is None or not lowest <= stated <= highest:
+        raise DataError(
+            "StartTime of a functional run cannot be true.",
+            expected=f"seconds from {lowest:g} to {highest:g}, "
+            + ("within a volume: its slice timing was corrected" if corrected else "or none"),
+            found=f"StartTime {given!r}",
+            where=path,
+            fix="write it in seconds, or take it out of the sidecar",
+        )
+    return (0.0, stated) if corrected else (stated, stated + tr / 2)

@@ -6,6 +6,7 @@ vertices) of the cortex alone and are read whole.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from bids_speechdecode.errors import DataError, did_you_mean
 Kind = Literal["volume", "surface", "grayordinates"]
 
 _BLOCK = 64  # volumes that are read at once
+_DAMAGED = (OSError, EOFError, ValueError, zlib.error)  # what truncated or damaged files raise
 _SAME_AFFINE = 1e-3  # mm; headers store single precision
 
 
@@ -150,7 +152,7 @@ def _is_cifti(image: Any) -> bool:
 
 def _surface_series(path: Path) -> np.ndarray:
     """Return a GIFTI time series, shape (n_volumes, n_vertices)."""
-    arrays = [np.asarray(array.data, np.float32) for array in _load(path).darrays]
+    arrays = [_finite(array.data) for array in _load(path).darrays]
     rows = [array[None] if array.ndim == 1 else array.T for array in arrays]
     return np.concatenate(rows) if rows else np.empty((0, 0), np.float32)
 
@@ -241,7 +243,10 @@ def _mask(run: ImageFiles, image: Any) -> np.ndarray:
     else:
         mask = _load(run.mask)
         _require_grid(mask, image, run.mask, run.images[0], "A brain mask and its image")
-        inside = np.squeeze(np.asarray(mask.dataobj)) > 0.5
+        try:
+            inside = np.squeeze(np.asarray(mask.dataobj)) > 0.5
+        except _DAMAGED as error:
+            raise _unreadable(run.mask, error) from error
     if not inside.any():
         raise _empty_mask(run.mask or run.images[0], "no voxel inside")
     return inside
@@ -268,10 +273,17 @@ def _mean_volume(run: ImageFiles) -> np.ndarray:
 def _blocks(image: Any, first: int, stop: int, run: ImageFiles) -> Iterator[np.ndarray]:
     for start in range(first, stop, _BLOCK):
         try:
-            block = np.asarray(image.dataobj[..., start : min(start + _BLOCK, stop)], np.float32)
-        except (OSError, EOFError, ValueError) as error:  # a truncated file
+            block = _finite(image.dataobj[..., start : min(start + _BLOCK, stop)])
+        except _DAMAGED as error:
             raise _unreadable(run.images[0], error) from error
         yield block
+
+
+def _finite(values: Any) -> np.ndarray:
+    """Return `values` in single precision, with NaN in place of what is too large for a number."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.asarray(values, np.float32)
+    return np.where(np.isinf(found), np.float32(np.nan), found) if np.isinf(found).any() else found
 
 
 def _inside(run: ImageFiles, mask: np.ndarray) -> np.ndarray:
@@ -305,8 +317,8 @@ def _read_grayordinates(
 def _grayordinates(run: ImageFiles) -> np.ndarray:
     image = _load(run.images[0])
     try:
-        return np.asarray(image.dataobj[run.first : run.first + run.n_volumes], np.float32)
-    except (OSError, EOFError, ValueError) as error:
+        return _finite(image.dataobj[run.first : run.first + run.n_volumes])
+    except _DAMAGED as error:
         raise _unreadable(run.images[0], error) from error
 
 

@@ -169,6 +169,14 @@ def _plan_recording(
     require_signal(recording)
     reader = open_signal(recording.path, recording.format)
     kept, dropped, notes = choose_channels(recording, reader.channel_names)
+    if not kept and recording.channels_path is None:
+        raise DataError(
+            "this recording has no channels.tsv, so that its brain channels are not known",
+            expected=f"{recording.label}_channels.tsv with the columns name, type and status",
+            found=f"{len(reader.channel_names)} channels in the signal, and no such file",
+            where=recording.path.parent,
+            fix="add it, a row for each channel of the signal; the brain's are SEEG, ECOG or DBS",
+        )
     if not kept:
         raise DataError(
             "no good brain channel in this recording",

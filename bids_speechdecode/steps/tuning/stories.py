@@ -283,6 +283,11 @@ def _clean(
     """Return z-scored BOLD, which voxels are constant, and the names of the confounds."""
     run = hearing.run
     values, columns = read_confounds(run.confounds, settings.confounds, run.n_volumes)
+    broken = int((~np.isfinite(bold)).any(axis=0).sum())
+    if broken:
+        log.warning(
+            "%s: %d voxels have NaN or infinite values, and are left out", run.label, broken
+        )
     part = values[hearing.first : hearing.first + len(hearing.times)]
     return *clean_bold(bold, part if columns else None, run.tr), columns
 
