@@ -217,6 +217,80 @@ def test_changed_bold_is_tuned_on_again(made: Path) -> None:
     assert plan(made, configure(made)).signature(step.Variant()) == before
 
 
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda f: halve(f / "adapter_model.safetensors"),
+        lambda f: (f / "adapter_model.safetensors").unlink(),
+        lambda f: halve(f / "adapter_config.json"),
+        lambda f: edit_json(f / "adapter_config.json", base_model_name_or_path=None),
+        lambda f: halve(f / "tuning.tsv"),
+        lambda f: halve(f / "tuning.json"),
+        lambda f: (f / "tuning.json").write_text(""),
+        lambda f: edit_json(f / "tuning.json", Layer="two"),
+        lambda f: edit_json(f / "tuning.json", Target="speech"),
+    ],
+    ids=[
+        "weights",
+        "no weights",
+        "config",
+        "no base",
+        "history",
+        "sidecar",
+        "empty",
+        "type",
+        "word",
+    ],
+)
+def test_a_damaged_model_is_tuned_again(
+    made: Path, tuned: Path, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    """What encoding refuses, and says to tune again, must not count as current."""
+    folder = tmp_path / "out" / "speechmodels" / "joint"
+    shutil.copytree(tuned, folder)
+    edit_json(folder / "adapter_config.json", base_model_name_or_path=str(made / "code" / "wavlm"))
+    damage(folder)
+    assert run_step(made, tmp_path / "out", configure(made)) == [folder]
+    for name in ("adapter_model.safetensors", "tuning.tsv"):
+        assert (folder / name).read_bytes() == (tuned / name).read_bytes()
+    old, new = (json.loads((f / "tuning.json").read_text()) for f in (tuned, folder))
+    assert new == old | {"BaseModel": new["BaseModel"]}  # a path relative to the folder
+    load_speech_model(TargetConfig("wavlm", str(folder), 2))
+
+
+def test_a_base_that_a_person_corrected_does_not_cost_a_tuning(
+    made: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs are moved, and the message of the missing base says to write it there."""
+    folder = tmp_path / "out" / "speechmodels" / "joint"
+    shutil.copytree(tuned, folder)
+    edit_json(folder / "adapter_config.json", base_model_name_or_path=str(made / "code" / "wavlm"))
+    monkeypatch.setattr(step, "tune", lambda *args, **more: pytest.fail("tuned again"))
+    assert run_step(made, tmp_path / "out", configure(made)) == [folder]
+
+
+def test_a_model_of_other_people_is_not_replaced_in_silence(
+    made: Path, tuned: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The label does not say who took part; results that used it are then of an older model."""
+    folder = tmp_path / "out" / "speechmodels" / "joint"
+    shutil.copytree(tuned, folder)
+    run_step(made, tmp_path / "out", configure(made), ("01",))
+    told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert any(
+        "joint was tuned on sub-01, sub-02 and is replaced by one of sub-01" in t for t in told
+    )
+    assert json.loads((folder / "tuning.json").read_text())["Participants"] == ["01"]
+
+
 def test_interrupted_and_resumed_equals_uninterrupted(
     made: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +343,11 @@ def test_each_model_is_tuned_on_something_else(made: Path, tmp_path: Path) -> No
     assert len(weights) == len(folders) == 5
     sidecars = [json.loads((folder / "tuning.json").read_text()) for folder in folders]
     trained = {s["Label"]: set(s["Stories"]["Train"]) for s in sidecars}
+    for about in sidecars:  # the settings that would make this model alone
+        own = about["Settings"]
+        assert own["amounts"] == [about["Amount"]]
+        assert own["controls"] == ([about["Control"]] if about["Control"] else [])
+        assert (own["n_seeds"], own["bold_dir"]) == (1, "derivatives/fmriprep")
     assert trained["joint_amount-50"] < trained["joint"]
     # The yardstick is the same for all: the untuned model on the real BOLD.
     assert len({s["TestRUntuned"] for s in sidecars}) == 1
@@ -295,6 +374,36 @@ def test_one_model_each(made: Path, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------- held out
+
+
+@pytest.mark.parametrize(
+    ("n_test", "amounts", "found"),
+    [
+        (3, (0.5, 1.0), "50% and 100% of 1 stories are 1 each"),
+        (3, (0.5,), "50% and 100% of 1 stories are 1 each"),
+        (1, (0.2, 0.4, 1.0), "20% and 40% of 3 stories are 1 each"),
+    ],
+)
+def test_amounts_that_are_the_same_stories(
+    made: Path, tmp_path: Path, n_test: int, amounts: tuple[float, ...], found: str
+) -> None:
+    """Two names for one model would look like a gain that does not grow with the data."""
+    with pytest.raises(DataError, match=found):
+        run_step(made, tmp_path / "out", configure(made, n_test=n_test, amounts=amounts))
+    assert not (tmp_path / "out").exists()
+
+
+def test_amounts_that_differ_are_accepted(made: Path) -> None:
+    """The check must count as the draw of the stories does."""
+    config = configure(made, amounts=(0.4, 0.6, 1.0))
+    (group,) = step.plan_tuning(
+        open_dataset(made), ("01", "02"), config, made.parent / "work", Progress(), "cpu"
+    )
+    kept = [
+        len(step.with_amount(group.split.train, amount, np.random.default_rng(0)))
+        for amount in config.fmri.amounts
+    ]
+    assert kept == [1, 2, 3]
 
 
 def test_the_split_is_drawn_from_names(made: Path) -> None:
@@ -385,14 +494,17 @@ def _z_scored(bold: np.ndarray, regressors: np.ndarray) -> np.ndarray:
     return residual / residual.std(axis=0)
 
 
-def test_constant_voxels_are_dropped_in_all_runs(made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_constant_voxels_are_dropped_in_all_runs(
+    made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, value: float
+) -> None:
     """All stories of a participant need the same voxels, and a constant one has no z-score."""
     root = Path(shutil.copytree(made, tmp_path / "data"))
     path = next(root.rglob("sub-01_task-story_run-1_*_bold.nii.gz"))
     image = nibabel.load(path)
     damaged = image.get_fdata()
     damaged[0, 0, 0] = 5.0
-    damaged[1, 0, 1, 3] = np.nan
+    damaged[1, 0, 1, 3] = value
     nibabel.save(nibabel.Nifti1Image(damaged, image.affine, image.header), path)
     config = configure(root)
     whole, kept = (
@@ -401,6 +513,7 @@ def test_constant_voxels_are_dropped_in_all_runs(made: Path, tmp_path: Path) -> 
     lost = {int(np.ravel_multi_index(ijk, SHAPE)) for ijk in ((0, 0, 0), (1, 0, 1))}
     assert set(whole.voxels.index.tolist()) - set(kept.voxels.index.tolist()) == lost
     assert kept.voxels.n_constant == 2
+    assert "run-1: 1 voxels have NaN or infinite values, and are left out" in caplog.text
     same = np.isin(whole.voxels.index, kept.voxels.index)
     assert len(kept.bold) == len(STORIES)
     for name, bold in kept.bold.items():

@@ -60,7 +60,7 @@ from bids_speechdecode.steps.tuning.stories import (
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 JOINT = "joint"
 
 
