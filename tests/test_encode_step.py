@@ -500,6 +500,26 @@ def test_the_nuisance_has_the_same_delays_as_the_model(
     np.testing.assert_allclose(fit.unique_r2, fit.r2, rtol=0.1)  # penalties are chosen anew
 
 
+def test_a_late_response_to_acoustics_is_not_credited_to_the_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Features of a context hold what was heard 0.1 to 0.4 s ago; the nuisance must, too."""
+    settings = replace(SETTINGS, context=1.0, max_lag=0.3, n_permutations=5)
+    rng = np.random.default_rng(0)
+    n, delays = 4000, np.arange(2, 9)  # samples of 50 ms
+    sound = np.apply_along_axis(np.convolve, 0, rng.normal(size=(n, 3)), np.hanning(5), "same")
+    y = sum(np.roll(sound, d, axis=0) @ rng.normal(size=(3, 4)) for d in delays)
+    y = (y + y.std() * rng.normal(size=y.shape)).astype(np.float32)
+    model = np.hstack([np.roll(sound, d, axis=0) for d in range(0, 10, 2)])
+    model = np.hstack([model, rng.normal(size=(n, 5))]).astype(np.float32)
+    fit, _ = fitted(monkeypatch, tmp_path, model, y, settings, sound.astype(np.float32))
+    assert fit.r2.min() > 0.3
+    assert np.abs(fit.unique_r2).max() < 0.02
+    monkeypatch.setattr(step, "_past", lambda _: [0])
+    fit, _ = fitted(monkeypatch, tmp_path, model, y, settings, sound.astype(np.float32))
+    assert fit.unique_r2.min() > 0.1
+
+
 # -------------------------------------------------------------------------- signatures
 
 
