@@ -155,6 +155,6 @@ def _check_left(
             "The folds are too short for the embargo.",
             expected=f"more than {embargo} valid samples in each of {n_folds} folds",
             found=f"{before.tolist()} valid samples, {left.tolist()} once the embargo is left out",
-            fix="Use fewer folds, a shorter context or smaller longest lag, no band slow, or longer "
-            "recordings.",
+            fix="Use fewer folds, a shorter context or smaller longest lag, no band slow, "
+            "or longer recordings.",
         )
