@@ -98,20 +98,22 @@ def format_contrasts(table: pd.DataFrame, title: str) -> str:
     """
     if not len(table):
         return f"{title}: one speech model, nothing to compare"
-    lines = [
-        title,
-        f"  {'speech model, electrodes':<56}{'gain in r':>10}  {'95% CI':^18}{'p':>7}{'n':>4}",
+    shown = table[table["modulation"] == "broadband"].to_dict("records")
+    labels = [
+        f"{row['model']} - {row['reference']}, layer {row['layer']}, {row['band']}, "
+        f"{row['electrodes']}"
+        for row in shown
     ]
-    shown = table[table["modulation"] == "broadband"]
-    for row in shown.to_dict("records"):
-        label = f"{row['model']} - {row['reference']}, layer {row['layer']}, {row['band']}"
-        label = f"{label}, {row['electrodes']}"
+    width = max(map(len, ["speech model, electrodes", *labels])) + 1
+    columns = f"{'gain in r':>10}  {'95% CI':^18}{'p':>7}{'n':>4}"
+    lines = [title, f"  {'speech model, electrodes':<{width}}{columns}"]
+    for label, row in zip(labels, shown, strict=True):
         low, high = (
             "n/a" if pd.isna(row[key]) else f"{round(row[key], 4) + 0.0:.4f}"
             for key in ("ci_low", "ci_high")
         )
         lines.append(
-            f"  {label:<56}{round(row['difference'], 4) + 0.0:>10.4f}  [{low:>7}, {high:>7}]"
+            f"  {label:<{width}}{round(row['difference'], 4) + 0.0:>10.4f}  [{low:>7}, {high:>7}]"
             f"{_number(row['p']):>7}{row['n_participants']:>4}"
         )
     return "\n".join(lines)
