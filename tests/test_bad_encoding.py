@@ -142,6 +142,20 @@ TUNING: dict[str, tuple[Damage, tuple[str, ...], int, tuple[str, ...]]] = {
     "no layer with attention": (lambda d: None, ("--speech-layer", "0"), 64, ("layer above 0",)),
     "a layer that is not there": (lambda d: None, ("--speech-layer", "40"), 64, ("no such layer",)),
     "nothing to tune": (lambda d: None, ("--target", "mel"), 64, ("no weights", "mel")),
+    "a word of encoding": (
+        lambda d: None,
+        ("--speech-model", "untuned"),
+        64,
+        ("untuned is not a speech model that fmri-tuning can start from", "owner/name"),
+    ),
+    "mel by name": (lambda d: None, ("--speech-model", "mel"), 64, ("mel is not a speech model",)),
+    "a context of no frame": (
+        lambda d: None,
+        ("--config", "{context}"),
+        64,
+        ("at least 0.1 s", "context = 0.09"),
+    ),
+    "a report": (lambda d: None, ("--reports-only",), 64, ("no report", "leave it out")),
     "several models": (
         lambda d: None,
         ("--speech-model", "a/b", "c/d"),
@@ -174,9 +188,10 @@ def test_tuning_says_what_is_wrong(
     """Scanner exports differ; hours of tuning on misread volumes would be worse than a stop."""
     damage, options, status, words = TUNING[case]
     damage(damaged)
-    if "mel" in options:
-        options = (*options, "--speech-model", "")
-        options = options[:2]
+    short = tmp_path / "short.toml"
+    short.write_text(pair_config.read_text().replace("[encoding]", "[encoding]\ncontext = 0.09"))
+    options = tuple(word.replace("{context}", str(short)) for word in options)
+    if "--target" in options:
         code = main(
             [
                 str(damaged),
@@ -195,6 +210,20 @@ def test_tuning_says_what_is_wrong(
         assert word in message
     assert not (tmp_path / "out" / "speechmodels").exists()
     assert not list((tmp_path / "out").rglob("*.checkpoint"))
+
+
+def test_a_tuned_model_is_not_tuned_by_its_label(
+    pair_dataset: Path,
+    pair_run: Path,
+    tmp_path: Path,
+    pair_config: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Encoding knows the label; tuning must not look for it on the hub."""
+    copy_speech_models(pair_run, tmp_path)
+    assert tune(pair_dataset, tmp_path, pair_config, "--speech-model", "joint") == 64
+    message = one_message(capsys.readouterr().err)
+    assert "a model that was tuned in" in message
 
 
 @pytest.mark.slow
@@ -497,6 +526,11 @@ def no_base(folder: Path) -> None:
     path.write_text(json.dumps(about | {"base_model_name_or_path": "../../gone"}))
 
 
+def wrong_type(folder: Path) -> None:
+    path = folder / "tuning.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"Layer": "three"}))
+
+
 def other_shape(folder: Path) -> None:
     path = folder / "adapter_model.safetensors"
     save_file({k: v[:1].clone() for k, v in load_file(path).items()}, path)
@@ -506,13 +540,18 @@ def other_shape(folder: Path) -> None:
     ("damage", "status", "words"),
     [
         (other_base, 64, ("different speech models", "else/where")),
-        (no_base, 66, ("gone",)),
+        (no_base, 66, ("../../gone", "looked for at", "out/gone", "joint/adapter_config.json")),
         (lambda f: (f / "adapter_model.safetensors").unlink(), 66, ("adapter_model.safetensors",)),
         (lambda f: (f / "tuning.json").write_text("{"), 65, ("cannot be read", "tuning.json")),
+        (lambda f: (f / "tuning.json").write_text(""), 65, ("cannot be read", "fmri-tuning")),
+        (wrong_type, 65, ('Layer: "three"', "tuning.json", "fmri-tuning")),
         (lambda f: (f / "tuning.json").unlink(), 66, ("no tuned model",)),
         (other_shape, 65, ("adapter",)),
     ],
-    ids=["other bases", "base gone", "weights gone", "broken", "unfinished", "shapes"],
+    ids=[
+        *("other bases", "base gone", "weights gone", "broken", "empty", "type", "unfinished"),
+        "shapes",
+    ],
 )
 def test_tuned_models_that_do_not_fit(
     pair_dataset: Path,

@@ -123,6 +123,9 @@ def test_labels_come_from_files(here: Path) -> None:
         ("data out participant --target wav2vec", 64, "did you mean 'wav2vec2'?"),
         ("data out participant --target mel --speech-model m", 64, "no speech model"),
         ("data out participant --device gpu", 64, "cuda:N"),
+        ("data out participant --speech-layer -1", 64, "whole numbers from 0"),
+        ("data out participant --analysis encoding --speech-layer 3 x", 64, "cannot be 'x'"),
+        ("data out participant --nuisance mel", 64, "nuisance in [encoding] of the --config file"),
         ("data out participant --steps preproces", 64, "did you mean 'preprocess'?"),
         ("data out participant --steps report --reports-only", 64, "contradict"),
         ("data out participant --pretrain-task audiobook", 64, "same task"),
@@ -203,6 +206,36 @@ def test_without_options_everything_is_the_default(here: Path) -> None:
     assert config == Config()
     assert request == Request(Path("data"), Path("out"), "participant")
     assert request.steps == STEPS
+
+
+def test_a_folder_keeps_the_layer_of_its_target(here: Path) -> None:
+    """A model that was downloaded by hand is the same model as by its name."""
+    for analysis in ("decoding", "encoding", "fmri-tuning"):
+        _, config = understand(
+            f"data out participant --analysis {analysis} --target wavlm --speech-model ./w"
+        )
+        named = config.encoding.models[0] if analysis == "encoding" else config.target.model
+        assert (named, config.target.layer) == ("./w", 9)
+
+
+@pytest.mark.parametrize(
+    ("section", "line", "said"),
+    [
+        ("fmri", "stride = 0.019", "stride (fmri) is below 0.02 s"),
+        ("encoding", "rate = 0.9", "rate (encoding) is below 1 Hz"),
+        ("encoding", "context = 0.0", "context cannot be 0.0"),
+    ],
+)
+def test_limits_of_tuning(
+    here: Path, capsys: pytest.CaptureFixture[str], section: str, line: str, said: str
+) -> None:
+    """Less than a frame of a speech model would be the same frame many times, or none."""
+    (here / "c.toml").write_text(f"[{section}]\n{line}\n")
+    words = "data out participant --analysis fmri-tuning --config c.toml"
+    assert cli.main(words.split()) == 64
+    assert said in capsys.readouterr().err
+    (here / "c.toml").write_text("[fmri]\nstride = 0.02\n[encoding]\nrate = 1\n")
+    understand(words)
 
 
 def test_reports_only_is_the_last_step(here: Path) -> None:

@@ -22,8 +22,10 @@ from bids_speechdecode.bids.derivatives import (
     Derivatives,
     atomic_write,
     check_output,
+    find_damage,
     fingerprint,
     read_sidecar,
+    read_table,
     sweep_leftovers,
     write_array,
     write_json,
@@ -33,7 +35,7 @@ from bids_speechdecode.bids.derivatives import (
 )
 from bids_speechdecode.bids.derivatives import signature as sign
 from bids_speechdecode.config import PreprocessConfig, TrainingConfig
-from bids_speechdecode.errors import CannotWriteError, InputOutputError, UsageError
+from bids_speechdecode.errors import CannotWriteError, DataError, InputOutputError, UsageError
 
 VALIDATOR = shutil.which(
     "bids-validator-deno", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -289,6 +291,50 @@ def test_new_data_take_the_old_sidecar_away(tmp_path):
     write_sidecar(path, step="embed", signature="old")
     write_array(path, np.ones(3))
     assert not out.is_current(path, "old")
+
+
+@pytest.mark.parametrize("cut", [b"", b"a"])
+@pytest.mark.parametrize("name", ["x.tsv", "x.vhdr"])
+def test_what_was_cut_short_is_not_current(tmp_path, name, cut):
+    """A full disk or a broken copy leaves half a file beside a whole sidecar."""
+    out = make_output(tmp_path)
+    table, header = tmp_path / "x.tsv", tmp_path / "x.vhdr"
+    write_tsv(table, pd.DataFrame({"a": [1, 2]}))
+    header.write_text("head")
+    write_sidecar(table, header, step="s", signature="s")
+    assert out.is_current(table, "s")
+    assert find_damage(table) == ""
+    (tmp_path / name).write_bytes(cut)
+    assert not out.is_current(table, "s")
+    size = {"x.tsv": 6, "x.vhdr": 4}[name]
+    assert find_damage(table) == f"{name}: {len(cut)} of {size} bytes"
+    (tmp_path / name).unlink()
+    assert find_damage(table) == f"{name}: missing"
+
+
+def test_a_sidecar_without_sizes_is_not_current(tmp_path):
+    """Nobody can say then whether the file is whole."""
+    path = tmp_path / "x.npy"
+    write_array(path, np.zeros(3))
+    for sizes in ({}, {"Bytes": None}, {"Bytes": [3]}):
+        path.with_suffix(".json").write_text(json.dumps({"Signature": "s", **sizes}))
+        assert not make_output(tmp_path).is_current(path, "s")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00a", b'a\tb\n1\t"2\n', b"a\n1\n1\t2\t3\n"])
+def test_a_table_that_is_none_is_named(tmp_path, content):
+    """Whoever edits or copies tables must hear which file it is, and what makes it anew."""
+    path = tmp_path / "x.tsv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.tsv(.|\n)*made again"):
+        read_table(path)
+
+
+def test_a_table_without_columns_has_no_rows(tmp_path):
+    """Without a contrast there is nothing to say, which is no damage."""
+    path = tmp_path / "x.tsv"
+    write_tsv(path, pd.DataFrame([]))
+    assert read_table(path).shape == (0, 0)
 
 
 def test_broken_sidecar_is_not_current(tmp_path):

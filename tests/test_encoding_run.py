@@ -251,6 +251,69 @@ def test_a_table_that_was_deleted_is_made_again(
 
 
 @pytest.mark.parametrize(
+    ("pattern", "step_of_it"),
+    [
+        ("*_desc-highgamma_ieeg.eeg", "responses"),
+        ("*_desc-highgamma_ieeg.vhdr", "responses"),
+        ("*_desc-joint*_embeddings.npy", "features"),
+        ("*_desc-nuisance*_embeddings.npy", "features"),
+        ("*_desc-encodingLags_scores.tsv", "encode"),
+    ],
+)
+def test_what_was_cut_short_is_made_again(
+    finished: Path,
+    pair_dataset: Path,
+    pair_config: Path,
+    capsys: pytest.CaptureFixture[str],
+    pattern: str,
+    step_of_it: str,
+) -> None:
+    """Half a file must neither be used nor end in a traceback."""
+    (path,) = finished.rglob(pattern)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    capsys.readouterr()
+    assert encode(pair_dataset, finished, pair_config, *NO_REPORT) == 0
+    assert done(capsys.readouterr().err) == {step_of_it}
+    assert path.read_bytes() == whole
+
+
+def test_half_a_file_is_not_used_by_a_later_step(
+    finished: Path, pair_dataset: Path, pair_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps may run as jobs of their own, each on what others left."""
+    (path,) = finished.rglob("*_desc-joint*_embeddings.npy")
+    path.write_bytes(path.read_bytes()[:-4])
+    other = ("--steps", "encode", "--seed", "5")
+    assert encode(pair_dataset, finished, pair_config, *other) == 65
+    shown = capsys.readouterr().err
+    assert "results of step 'features' are damaged" in shown
+    assert path.name in shown
+    assert "--steps features" in shown
+
+
+@pytest.mark.parametrize("level", ["participant", "group"])
+def test_half_a_table_is_neither_reported_nor_averaged(
+    finished: Path,
+    pair_dataset: Path,
+    pair_config: Path,
+    capsys: pytest.CaptureFixture[str],
+    level: str,
+) -> None:
+    """A table that ends in the middle of its rows still looks like one."""
+    (path,) = finished.rglob("*_desc-encodingLags_scores.tsv")
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(rows[: len(rows) // 2]))
+    more = ("--reports-only",) if level == "participant" else ()
+    words = [str(pair_dataset), str(finished), level, *ENCODING, *ONE, *more]
+    assert main([*words, "--config", str(pair_config)]) == 65
+    shown = capsys.readouterr().err
+    assert "damaged" in shown
+    assert str(path) in shown
+    assert "unexpected" not in shown
+
+
+@pytest.mark.parametrize(
     ("old", "new", "options", "steps"),
     [
         ("n_permutations = 50\nmax_lag", "n_permutations = 60\nmax_lag", (), {"encode"}),
@@ -359,6 +422,21 @@ def test_only_the_report(
     assert encode(pair_dataset, finished, pair_config, "--reports-only") == 0
     assert (finished / "sub-sim01.html").exists()
     assert re.search(r"untuned +3 +highgamma +8 ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("analysis", ["decoding", "encoding"])
+def test_a_report_of_nothing_is_an_error(
+    tmp_path: Path, pair_dataset: Path, capsys: pytest.CaptureFixture[str], analysis: str
+) -> None:
+    """A mistyped output folder would else get an empty page, and success."""
+    config = tmp_path / "windows.toml"
+    config.write_text(WINDOWS)
+    words = [str(pair_dataset), str(tmp_path / "out"), "participant", "--analysis", analysis]
+    task = ["--pretrain-task", "none", "--task-label", "podcast", "--config", str(config)]
+    assert main([*words, *task, *ONE, "--reports-only"]) == 66
+    shown = capsys.readouterr().err
+    assert "nothing to report of sub-sim01" in shown
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("analysis", ["decoding", "encoding", "fmri-tuning"])
