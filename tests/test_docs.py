@@ -406,7 +406,7 @@ def test_tables_of_encoding_and_tuning_are_on_the_page_and_no_others(encoded_run
 def test_sidecars_of_encoding_and_tuning_are_on_the_page(encoded_run: Path) -> None:
     """What a model was tuned on, and with what it is compared, is in the sidecars alone."""
     text = (DOCS / "outputs.md").read_text("utf-8")
-    known = {"Description", "Step", "Signature", "Simulated", "Sources", "TaskName"}
+    known = {"Description", "Step", "Signature", "Bytes", "Simulated", "Sources", "TaskName"}
 
     def fields(path: Path) -> set[str]:
         sidecar = read_sidecar(path).items()
