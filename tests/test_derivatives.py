@@ -483,3 +483,13 @@ def test_write_is_not_seen_before_it_is_whole(tmp_path):
         time.sleep(0.01)
         assert not path.exists()
     assert np.load(path).shape == (10,)
+
+
+def test_what_is_written_may_be_read_as_any_other_new_file(tmp_path: Path) -> None:
+    """A model that its owner alone may read stops everybody else who shares the derivatives."""
+    usual = tmp_path / "usual"
+    usual.touch()
+    path = tmp_path / "x_model.safetensors"
+    with atomic_write(path) as temporary:
+        temporary.touch(mode=0o600)
+    assert path.stat().st_mode == usual.stat().st_mode

@@ -393,6 +393,7 @@ def atomic_write(path: Path, *, shared: bool = False) -> Iterator[Path]:
     _make_folder(path.parent)
     try:
         yield temporary
+        temporary.chmod(_usual_mode())  # safetensors writes for the owner alone
         if path.suffix != ".json" and not shared:
             invalidate(path)
         temporary.replace(path)
@@ -401,6 +402,13 @@ def atomic_write(path: Path, *, shared: bool = False) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _usual_mode() -> int:
+    """Return the permissions that a new file gets here."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def _make_folder(folder: Path) -> None:
