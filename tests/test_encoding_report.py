@@ -700,6 +700,24 @@ def test_bands_of_modulation_are_read_from_their_names() -> None:
     assert found[["low", "high"]].to_numpy().tolist() == [[0.25, 0.5], [1, 2]]
 
 
+def test_a_section_without_pictures_has_no_heading(tmp_path: Path) -> None:
+    # A heading above nothing looks as if the page had been cut.
+    root = write_fixture_group(tmp_path, 1)
+    for path in root.glob("group_*_desc-encodingProfiles_scores.*"):
+        path.unlink()
+    for path in root.glob("group_*_desc-encoding*.tsv"):
+        table = pd.read_csv(path, sep="\t", na_values="n/a")
+        keep = (
+            table["band"] == "highgamma"
+            if "modulation" not in table
+            else ((table["band"] == "highgamma") & (table["modulation"] == "broadband"))
+        )
+        _write_tsv(path, table[keep].assign(**({"x": np.nan} if "x" in table else {})))
+    page = write_group_report(root, command="group --analysis encoding").read_text("utf-8")
+    assert "encoding-profiles" not in page
+    assert 'href="#encoding-where"' in page
+
+
 def test_group_shows_what_could_have_been_detected(tree: Path) -> None:
     # Differences of 0.005 in r are what this analysis is about: power must stand beside them.
     text = _text((tree / "group.html").read_text("utf-8"))

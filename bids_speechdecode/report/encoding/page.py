@@ -57,6 +57,11 @@ class EncodingPage:
         """Whether there is a picture over bands of modulation, carrier bands or layers."""
         return bool({"modulations", "bands", "layers"} & set(self.pictures))
 
+    @property
+    def has_curves(self) -> bool:
+        """Whether there is any such picture, or one over lags."""
+        return self.has_profiles or "lags" in self.pictures
+
 
 @dataclass(frozen=True)
 class Place:
