@@ -241,7 +241,7 @@ def silent_sounds(context: Context, sounds: Sequence[Sound], model: NamedModel) 
             path, _ = nuisance_file(context, sound)
         else:
             path, _ = feature_file(context, sound, model, layers_of(context, model)[0])
-        values = np.load(path, mmap_mode="r")[first:]
+        values = np.load(require_step(path, "features"), mmap_mode="r")[first:]
         if len(values) and (np.ptp(values, axis=0) <= CONSTANT * np.abs(values).max(axis=0)).all():
             silent.append(sound.name)
     return silent
