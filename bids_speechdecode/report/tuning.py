@@ -328,15 +328,19 @@ def story_table(known: Sequence[tuple[TunedModel, About]]) -> Table:
 
 @matplotlib.rc_context(STYLE)
 def tuning_curves(models: Sequence[TunedModel]) -> Figure:
-    """Draw validation r by epoch, and its change since epoch 0, the chosen epoch marked.
+    """Draw validation r by epoch, the chosen epoch marked.
+
+    A second panel has the change since epoch 0 where models start apart, as those do that were
+    tuned on other BOLD: there one scale would flatten all of them.
 
     Parameters
     ----------
     models : sequence of TunedModel
         With epochs.
     """
-    figure = Figure(figsize=(WIDTH, 3.1))
-    panels = figure.subplots(1, 2)
+    n_panels = 2 if len({round(m.epochs["validation_r"].iloc[0], 4) for m in models}) > 1 else 1
+    figure = Figure(figsize=(WIDTH if n_panels > 1 else 0.62 * WIDTH, 3.1))
+    panels = figure.subplots(1, n_panels, squeeze=False)[0]
     described = [_as_model(model.label) for model in models]
     styles = model_styles(described, "")
     for model, kind in zip(models, described, strict=True):
@@ -344,15 +348,16 @@ def tuning_curves(models: Sequence[TunedModel]) -> Figure:
         x, y = (model.epochs[name].to_numpy(float) for name in ("epoch", "validation_r"))
         chosen = x == model.about.epoch if model.about else x < 0
         width = 0.8 if kind.is_variant else 1.4
-        for axes, values in zip(panels, (y, y - y[0]), strict=True):
+        for axes, values in zip(panels, (y, y - y[0]), strict=False):
             axes.plot(x, values, color=style["color"], linewidth=width)
             axes.plot(x[chosen], values[chosen], linestyle="none", markersize=6, **style)
-    panels[1].axhline(0, color=BLACK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    for axes, title in zip(panels, ("Validation stories", "Change since epoch 0"), strict=True):
+    for axes, title in zip(panels, ("Validation stories", "Change since epoch 0"), strict=False):
         axes.set(title=title, xlabel="Epoch (0: untuned)")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     panels[0].set_ylabel("r of measured and predicted BOLD")
-    panels[1].set_ylabel("Difference in r")
+    for axes in panels[1:]:
+        axes.axhline(0, color=BLACK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        axes.set_ylabel("Difference in r")
     handles = [
         Line2D([], [], label=plain(model_words(m.label)), markersize=6, **styles[m.label])
         for m in described
