@@ -20,7 +20,8 @@ from bids_speechdecode.bids.dataset import (
     require_tasks,
     select_participants,
 )
-from bids_speechdecode.bids.derivatives import Derivatives, check_output, sweep_leftovers
+from bids_speechdecode.bids.derivatives import Derivatives, check_output
+from bids_speechdecode.bids.files import sweep_leftovers
 from bids_speechdecode.config import Config, Request
 from bids_speechdecode.decoding.distributed import (
     choose_device,

@@ -12,7 +12,9 @@ import pytest
 from scipy import stats
 
 from bids_speechdecode.anatomy.atlas import load_atlas
-from bids_speechdecode.bids.derivatives import Derivatives, read_table, write_tsv
+from bids_speechdecode.bids.derivatives import Derivatives
+from bids_speechdecode.bids.files import write_tsv
+from bids_speechdecode.bids.sidecars import read_table
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.decoding.evaluation import compare_ranks
 from bids_speechdecode.errors import DataError, MissingInputError

@@ -17,23 +17,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_speechdecode.bids import derivatives
-from bids_speechdecode.bids.derivatives import (
-    Derivatives,
+from bids_speechdecode.bids import files
+from bids_speechdecode.bids.derivatives import Derivatives, check_output
+from bids_speechdecode.bids.files import (
     atomic_write,
-    check_output,
+    sweep_leftovers,
+    write_array,
+    write_json,
+    write_text,
+    write_tsv,
+)
+from bids_speechdecode.bids.sidecars import (
     find_damage,
     fingerprint,
     read_sidecar,
     read_table,
-    sweep_leftovers,
-    write_array,
-    write_json,
     write_sidecar,
-    write_text,
-    write_tsv,
 )
-from bids_speechdecode.bids.derivatives import signature as sign
+from bids_speechdecode.bids.sidecars import signature as sign
 from bids_speechdecode.config import PreprocessConfig, TrainingConfig
 from bids_speechdecode.errors import CannotWriteError, DataError, InputOutputError, UsageError
 
@@ -206,7 +207,7 @@ def test_a_setting_that_changes_changes_the_signature():
 def test_signature_is_the_same_in_every_process():
     """A signature that depended on hash seeds or key order would never be current."""
     code = (
-        "from bids_speechdecode.bids.derivatives import signature as s;"
+        "from bids_speechdecode.bids.sidecars import signature as s;"
         "print(s('x', 1, {'b': 1.5, 'a': (1, 2)}, ['i']))"
     )
     runs = [
@@ -373,7 +374,7 @@ def test_killed_write_leaves_only_what_can_be_swept(tmp_path):
     """SIGKILL gives no chance to clean up: the name stays free, the next run sweeps."""
     code = (
         "import sys, time; from pathlib import Path;"
-        "from bids_speechdecode.bids.derivatives import atomic_write\n"
+        "from bids_speechdecode.bids.files import atomic_write\n"
         "with atomic_write(Path(sys.argv[1])) as t:\n"
         "    t.write_text('half'); print('ready', flush=True); time.sleep(60)"
     )
@@ -402,7 +403,7 @@ def test_folder_that_cannot_be_made(tmp_path):
 
 def test_folder_without_permission(tmp_path, monkeypatch):
     """Read-only storage is one clear message; tests may run as root, who may write anywhere."""
-    monkeypatch.setattr(derivatives.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(files.os, "access", lambda path, mode: False)
     with pytest.raises(CannotWriteError, match="no permission"):
         make_output(tmp_path).initialise()
     assert files_in(tmp_path) == set()

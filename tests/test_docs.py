@@ -20,7 +20,7 @@ from bids_speechdecode.anatomy import spaces
 from bids_speechdecode.anatomy.atlas import SPEECH_ROI
 from bids_speechdecode.anatomy.regions import VENTRAL_BELOW_MM
 from bids_speechdecode.audio.context import GAIN_STEP
-from bids_speechdecode.bids.derivatives import read_sidecar
+from bids_speechdecode.bids.sidecars import read_sidecar
 from bids_speechdecode.cli import command, main
 from bids_speechdecode.config import (
     DEFAULT_MODELS,

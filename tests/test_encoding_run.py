@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_speechdecode.bids.derivatives import write_tsv
+from bids_speechdecode.bids.files import write_tsv
 from bids_speechdecode.cli import main
 from bids_speechdecode.steps.encoding import score as step
 

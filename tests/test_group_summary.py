@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bids_speechdecode.bids.derivatives import Derivatives, write_tsv
+from bids_speechdecode.bids.derivatives import Derivatives
+from bids_speechdecode.bids.files import write_tsv
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.errors import DataError, MissingInputError
 from bids_speechdecode.group.summary import summarise_group, write_group

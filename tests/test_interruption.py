@@ -19,7 +19,8 @@ import pytest
 import soundfile
 from conftest import QUICK, _common, _once
 
-from bids_speechdecode.bids.derivatives import read_sidecar, write_array, write_sidecar
+from bids_speechdecode.bids.files import write_array
+from bids_speechdecode.bids.sidecars import read_sidecar, write_sidecar
 from bids_speechdecode.cli import main
 from bids_speechdecode.decoding.checkpoint import read_state
 
@@ -32,7 +33,8 @@ BRAIN_LAG, WINDOW = 0.15, 3.0  # seconds, as configured by default
 DIE_AT = """
 import os, signal, sys
 from importlib import import_module
-from bids_speechdecode.bids.derivatives import read_sidecar, write_array, write_sidecar
+from bids_speechdecode.bids.files import write_array
+from bids_speechdecode.bids.sidecars import read_sidecar, write_sidecar
 from bids_speechdecode.cli import main
 
 module, name, call = sys.argv[1].removeprefix("+").split(":")

@@ -18,7 +18,9 @@ import pytest
 from bids_speechdecode.anatomy.atlas import Atlas, load_atlas
 from bids_speechdecode.anatomy.spaces import apply_affine, from_mni152
 from bids_speechdecode.anatomy.tissue import mni152_tissue
-from bids_speechdecode.bids.derivatives import Derivatives, read_table, write_json
+from bids_speechdecode.bids.derivatives import Derivatives
+from bids_speechdecode.bids.files import write_json
+from bids_speechdecode.bids.sidecars import read_table
 from bids_speechdecode.group.contributions import Contributions, write_contacts
 from bids_speechdecode.group.dseg import dseg_table, write_dseg
 from bids_speechdecode.group.maps import (

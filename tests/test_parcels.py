@@ -9,13 +9,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from bids_speechdecode.bids.derivatives import (
-    Derivatives,
-    read_sidecar,
-    read_table,
-    write_json,
-    write_tsv,
-)
+from bids_speechdecode.bids.derivatives import Derivatives
+from bids_speechdecode.bids.files import write_json, write_tsv
+from bids_speechdecode.bids.sidecars import read_sidecar, read_table
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.errors import DataError, MissingInputError
 from bids_speechdecode.group.contributions import (

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import read_table
+from bids_speechdecode.bids.sidecars import read_table
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.decoding.evaluation import compare_ranks
 from bids_speechdecode.errors import DataError

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from bids_speechdecode.bids.derivatives import read_table
+from bids_speechdecode.bids.sidecars import read_table
 
 # Settings that decide a rank, besides the target. The seed is the only one of its section.
 _SECTIONS = (

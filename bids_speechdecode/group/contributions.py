@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import (
-    Derivatives,
+from bids_speechdecode.bids.derivatives import Derivatives
+from bids_speechdecode.bids.files import write_tsv
+from bids_speechdecode.bids.sidecars import (
     fingerprint,
     read_sidecar,
     read_table,
     signature,
     write_sidecar,
-    write_tsv,
 )
 from bids_speechdecode.errors import DataError, MissingInputError
 from bids_speechdecode.group.summary import LeftOut

@@ -7,7 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from bids_speechdecode.anatomy.atlas import Atlas
-from bids_speechdecode.bids.derivatives import Derivatives, signature, write_sidecar, write_tsv
+from bids_speechdecode.bids.derivatives import Derivatives
+from bids_speechdecode.bids.files import write_tsv
+from bids_speechdecode.bids.sidecars import signature, write_sidecar
 
 VERSION = 1
 

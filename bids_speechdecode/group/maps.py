@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import Derivatives, atomic_write
+from bids_speechdecode.bids.derivatives import Derivatives
+from bids_speechdecode.bids.files import atomic_write
 from bids_speechdecode.group.contributions import Contributions, describe, in_analysis_space
 
 SPACE = "MNI152NLin2009cAsym"

@@ -13,14 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import (
-    Derivatives,
-    fingerprint,
-    read_table,
-    signature,
-    write_sidecar,
-    write_tsv,
-)
+from bids_speechdecode.bids.derivatives import Derivatives
+from bids_speechdecode.bids.files import write_tsv
+from bids_speechdecode.bids.sidecars import fingerprint, read_table, signature, write_sidecar
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.errors import DataError, MissingInputError
 from bids_speechdecode.group.statistics import (

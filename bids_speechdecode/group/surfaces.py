@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from bids_speechdecode.anatomy.spaces import from_mni152
-from bids_speechdecode.bids.derivatives import Derivatives, atomic_write
+from bids_speechdecode.bids.derivatives import Derivatives
+from bids_speechdecode.bids.files import atomic_write
 from bids_speechdecode.group.contributions import Contributions, in_analysis_space
 from bids_speechdecode.group.maps import (
     MAPS,

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bids_speechdecode.bids.derivatives import read_table, write_text
+from bids_speechdecode.bids.files import write_text
+from bids_speechdecode.bids.sidecars import read_table
 from bids_speechdecode.report import alternatives, figures, methods, tuning
 from bids_speechdecode.report.encoding import methods as encoding_methods
 from bids_speechdecode.report.encoding.group import (

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from bids_speechdecode.bids.derivatives import read_table
+from bids_speechdecode.bids.sidecars import read_table
 from bids_speechdecode.report import alternatives, brain, brain_maps, charts
 from bids_speechdecode.report.brain_maps import GroupMap
 from bids_speechdecode.report.electrode_tables import Described, read_described

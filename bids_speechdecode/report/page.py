@@ -19,7 +19,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from bids_speechdecode import __version__
-from bids_speechdecode.bids.derivatives import damaged, write_text
+from bids_speechdecode.bids.files import write_text
+from bids_speechdecode.bids.sidecars import damaged
 from bids_speechdecode.report.figures import MINUS, WIDTH, mark_simulated
 
 DASH = "\N{EN DASH}"  # where there is no value

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bids_speechdecode.bids.derivatives import write_text
+from bids_speechdecode.bids.files import write_text
 from bids_speechdecode.report import alternatives, figures, methods, tuning
 from bids_speechdecode.report.electrodes import electrode_pages
 from bids_speechdecode.report.encoding import methods as encoding_methods

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import read_table
+from bids_speechdecode.bids.sidecars import read_table
 from bids_speechdecode.group.contributions import why_stale
 from bids_speechdecode.report import figures, methods
 from bids_speechdecode.report.electrode_tables import (

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from bids_speechdecode.bids.derivatives import read_table
+from bids_speechdecode.bids.sidecars import read_table
 from bids_speechdecode.encoding.compared import Model, split_label
 from bids_speechdecode.errors import DataError
 from bids_speechdecode.report.encoding.models import model_styles, model_words

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import read_table
+from bids_speechdecode.bids.sidecars import read_table
 from bids_speechdecode.steps.context import Context, require_step
 from bids_speechdecode.steps.plan import PlannedRecording
 

@@ -8,12 +8,8 @@ from typing import Any
 
 from bids_speechdecode.bids.alignment import Segment
 from bids_speechdecode.bids.dataset import signal_files
-from bids_speechdecode.bids.derivatives import (
-    Derivatives,
-    find_damage,
-    fingerprint,
-    read_sidecar,
-)
+from bids_speechdecode.bids.derivatives import Derivatives
+from bids_speechdecode.bids.sidecars import find_damage, fingerprint, read_sidecar
 from bids_speechdecode.config import Config
 from bids_speechdecode.errors import DataError, MissingInputError
 from bids_speechdecode.progress import Progress

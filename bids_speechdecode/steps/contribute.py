@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import signature, write_sidecar, write_tsv
+from bids_speechdecode.bids.files import write_tsv
+from bids_speechdecode.bids.sidecars import signature, write_sidecar
 from bids_speechdecode.decoding.contributions import COLUMNS, electrode_contributions
 from bids_speechdecode.steps.channels import kept_channels, selected_file
 from bids_speechdecode.steps.context import (

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bids_speechdecode.bids.derivatives import read_sidecar
+from bids_speechdecode.bids.sidecars import read_sidecar
 from bids_speechdecode.config import Config
 from bids_speechdecode.decoding.windows import TargetScaler, WindowSet
 from bids_speechdecode.errors import DataError

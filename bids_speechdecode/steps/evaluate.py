@@ -9,14 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import (
-    invalidate,
-    signature,
-    write_array,
-    write_json,
-    write_sidecar,
-    write_tsv,
-)
+from bids_speechdecode.bids.files import invalidate, write_array, write_json, write_tsv
+from bids_speechdecode.bids.sidecars import signature, write_sidecar
 from bids_speechdecode.decoding.evaluation import Scores, compare_ranks, score_ranks
 from bids_speechdecode.steps.context import (
     BACKWARD,

@@ -21,7 +21,8 @@ from bids_speechdecode.audio.speech_models import (
 )
 from bids_speechdecode.audio.waveform import fit_length, read_audio, resample
 from bids_speechdecode.bids.alignment import Segment
-from bids_speechdecode.bids.derivatives import signature, write_array, write_sidecar
+from bids_speechdecode.bids.files import write_array
+from bids_speechdecode.bids.sidecars import signature, write_sidecar
 from bids_speechdecode.errors import DataError
 from bids_speechdecode.signals.readers import SignalReader, open_signal
 from bids_speechdecode.steps.context import Context, source_fingerprint

@@ -13,7 +13,8 @@ from functools import partial
 
 from safetensors.torch import load_file, save_file
 
-from bids_speechdecode.bids.derivatives import atomic_write, read_sidecar, write_sidecar
+from bids_speechdecode.bids.files import atomic_write
+from bids_speechdecode.bids.sidecars import read_sidecar, write_sidecar
 from bids_speechdecode.decoding.backward import BackwardModel, fit_backward
 from bids_speechdecode.decoding.distributed import on_main
 from bids_speechdecode.decoding.encoder import Encoder, WithHead

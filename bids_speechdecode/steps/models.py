@@ -11,13 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import (
-    atomic_write,
-    read_sidecar,
-    signature,
-    write_sidecar,
-    write_tsv,
-)
+from bids_speechdecode.bids.files import atomic_write, write_tsv
+from bids_speechdecode.bids.sidecars import read_sidecar, signature, write_sidecar
 from bids_speechdecode.config import TrainingConfig
 from bids_speechdecode.decoding.distributed import is_main_process, on_main
 from bids_speechdecode.decoding.encoder import Encoder, load_encoder, save_encoder

@@ -13,16 +13,8 @@ import numpy as np
 import pandas as pd
 
 from bids_speechdecode.bids.dataset import ElectrodesFile
-from bids_speechdecode.bids.derivatives import (
-    atomic_write,
-    fingerprint,
-    read_sidecar,
-    sidecar_path,
-    signature,
-    write_json,
-    write_sidecar,
-    write_tsv,
-)
+from bids_speechdecode.bids.files import atomic_write, sidecar_path, write_json, write_tsv
+from bids_speechdecode.bids.sidecars import fingerprint, read_sidecar, signature, write_sidecar
 from bids_speechdecode.bids.tables import read_json
 from bids_speechdecode.errors import DataError
 from bids_speechdecode.signals.preprocess import (

@@ -17,7 +17,9 @@ import torch
 
 from bids_speechdecode.bids.alignment import Segment
 from bids_speechdecode.bids.dataset import Recording
-from bids_speechdecode.bids.derivatives import Derivatives, damaged, write_json, write_text
+from bids_speechdecode.bids.derivatives import Derivatives
+from bids_speechdecode.bids.files import write_json, write_text
+from bids_speechdecode.bids.sidecars import damaged
 from bids_speechdecode.config import Config, config_to_toml
 from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.locate import Located

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from bids_speechdecode.bids.derivatives import read_table
+from bids_speechdecode.bids.sidecars import read_table
 from bids_speechdecode.report.console import format_ranks
 from bids_speechdecode.report.participant import write_participant_report
 from bids_speechdecode.steps.context import Context

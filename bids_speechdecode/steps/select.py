@@ -13,13 +13,8 @@ import pandas as pd
 
 from bids_speechdecode.anatomy.freesurfer import FreeSurferSubject
 from bids_speechdecode.anatomy.selection import notes_on_centers, parse_centers, select_channels
-from bids_speechdecode.bids.derivatives import (
-    fingerprint,
-    read_sidecar,
-    signature,
-    write_sidecar,
-    write_tsv,
-)
+from bids_speechdecode.bids.files import write_tsv
+from bids_speechdecode.bids.sidecars import fingerprint, read_sidecar, signature, write_sidecar
 from bids_speechdecode.config import Config, SelectionConfig
 from bids_speechdecode.decoding.spatial import SpatialAttention, as_positions
 from bids_speechdecode.errors import DataError, MissingInputError, SpeechDecodeError

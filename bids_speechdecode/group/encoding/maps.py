@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from bids_speechdecode.anatomy.atlas import Atlas
-from bids_speechdecode.bids.derivatives import Derivatives, atomic_write
+from bids_speechdecode.bids.derivatives import Derivatives
+from bids_speechdecode.bids.files import atomic_write
 from bids_speechdecode.encoding.compared import find_reference, main_model, read_models
 from bids_speechdecode.encoding.views import in_view, shown_band, shown_layers
 from bids_speechdecode.group.encoding.summary import GroupEncoding, describe_encoding

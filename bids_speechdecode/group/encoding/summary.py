@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import (
-    Derivatives,
+from bids_speechdecode.bids.derivatives import Derivatives
+from bids_speechdecode.bids.files import write_tsv
+from bids_speechdecode.bids.sidecars import (
     fingerprint,
     read_sidecar,
     read_table,
     signature,
     write_sidecar,
-    write_tsv,
 )
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.encoding.views import keep_responsive

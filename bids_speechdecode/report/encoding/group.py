@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import sidecar_path
+from bids_speechdecode.bids.files import sidecar_path
 from bids_speechdecode.encoding.compared import split_label
 from bids_speechdecode.report import brain_maps
 from bids_speechdecode.report.brain import Scale

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import read_table
+from bids_speechdecode.bids.sidecars import read_table
 from bids_speechdecode.encoding.compared import Model, find_reference, main_model, read_models
 from bids_speechdecode.encoding.views import in_view, keep_responsive, shown_band, shown_layers
 from bids_speechdecode.report.brain import Q

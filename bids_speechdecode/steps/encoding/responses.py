@@ -11,13 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import make_interp_spline
 
-from bids_speechdecode.bids.derivatives import (
-    atomic_write,
-    read_sidecar,
-    signature,
-    write_sidecar,
-    write_tsv,
-)
+from bids_speechdecode.bids.files import atomic_write, write_tsv
+from bids_speechdecode.bids.sidecars import read_sidecar, signature, write_sidecar
 from bids_speechdecode.config import EncodingConfig
 from bids_speechdecode.signals.bands import BAND_EDGES, SLOW, Bands, band_envelopes
 from bids_speechdecode.signals.export import write_brainvision_header

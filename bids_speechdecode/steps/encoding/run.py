@@ -10,7 +10,7 @@ import click
 import pandas as pd
 
 from bids_speechdecode.audio.speech_models import require_layers
-from bids_speechdecode.bids.derivatives import read_table
+from bids_speechdecode.bids.sidecars import read_table
 from bids_speechdecode.config import Config, Request
 from bids_speechdecode.errors import DataError, UsageError
 from bids_speechdecode.report.console import format_encoding

@@ -14,12 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import (
-    invalidate,
-    signature,
-    write_sidecar,
-    write_tsv,
-)
+from bids_speechdecode.bids.files import invalidate, write_tsv
+from bids_speechdecode.bids.sidecars import signature, write_sidecar
 from bids_speechdecode.config import EncodingConfig
 from bids_speechdecode.encoding.banded import fit_banded_ridge
 from bids_speechdecode.encoding.folds import Folds, contiguous_folds

@@ -13,8 +13,8 @@ import numpy as np
 
 from bids_speechdecode.bids.bold import BoldRun
 from bids_speechdecode.bids.bold_images import ImageFiles, Voxels, read_confounds, read_images
-from bids_speechdecode.bids.derivatives import fingerprint
 from bids_speechdecode.bids.hearings import Hearing, group_by_story, list_hearings
+from bids_speechdecode.bids.sidecars import fingerprint
 from bids_speechdecode.config import FmriConfig
 from bids_speechdecode.encoding.bold import clean_bold
 from bids_speechdecode.encoding.stories import Keep, in_memory

@@ -28,15 +28,9 @@ from bids_speechdecode.audio.speech_models import (
 from bids_speechdecode.audio.waveform import read_audio
 from bids_speechdecode.bids.bold import BoldRun, find_bold
 from bids_speechdecode.bids.dataset import Dataset
-from bids_speechdecode.bids.derivatives import (
-    Derivatives,
-    fingerprint,
-    invalidate,
-    read_sidecar,
-    signature,
-    write_sidecar,
-    write_tsv,
-)
+from bids_speechdecode.bids.derivatives import Derivatives
+from bids_speechdecode.bids.files import invalidate, write_tsv
+from bids_speechdecode.bids.sidecars import fingerprint, read_sidecar, signature, write_sidecar
 from bids_speechdecode.config import Config, Control, FmriConfig, TargetConfig
 from bids_speechdecode.decoding.checkpoint import read_state, write_state
 from bids_speechdecode.encoding.fmri_tuning import Story, Tuned, tune, with_amount, with_control
