@@ -576,8 +576,13 @@ def test_edges_of_bands() -> None:
 # ------------------------------------------------------------------------------- names
 
 
-def tuned(out: Path, label: str, base: str = "base/model", **more: object) -> Path:
-    """Write the sidecars of a tuned model."""
+def tuned(out: Path, label: str, base: str = "", **more: object) -> Path:
+    """Write the sidecars of a tuned model, and the files of its base."""
+    if not base:
+        (out / "base").mkdir(exist_ok=True)
+        for name in ("config.json", "model.safetensors"):
+            (out / "base" / name).write_text("{}")
+        base = str(out / "base")
     folder = out / "speechmodels" / label
     folder.mkdir(parents=True)
     about = {
@@ -591,6 +596,7 @@ def tuned(out: Path, label: str, base: str = "base/model", **more: object) -> Pa
     }
     (folder / "tuning.json").write_text(json.dumps(about))
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    (folder / "adapter_model.safetensors").touch()
     return folder
 
 
@@ -617,7 +623,7 @@ def test_names_of_models(tmp_path: Path) -> None:
         ("mel", "other"),
         ("where", "other"),
     ]
-    assert models[0].target.model == "base/model"  # what the others were tuned from
+    assert models[0].target.model == str(tmp_path / "base")  # what the others were tuned from
     assert models[0].target.layer == models[1].target.layer == 5
     assert models[1].target.model == str(tmp_path / "speechmodels" / "joint")
     assert (models[2].control, models[2].seed, models[2].amount) == ("phase", 1, 0.5)
@@ -638,9 +644,9 @@ def test_names_of_models(tmp_path: Path) -> None:
         (("storm",), MissingInputError, "joint"),
         (("a/model", "b/model"), UsageError, "same name"),
         (("joint", "other/joint"), UsageError, "same name"),
-        (("tuned", "stranger"), UsageError, "base/model, other/base"),
+        (("tuned", "stranger"), UsageError, "base, other/base"),
         (("broken",), DataError, "cannot be read"),
-        (("bare",), DataError, "'Layer'"),
+        (("bare",), DataError, "expected: Target, Layer"),
         (("baseless",), DataError, "base_model_name_or_path"),
     ],
 )

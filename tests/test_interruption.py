@@ -97,6 +97,10 @@ def numbers(out: Path) -> dict[str, bytes]:
         if name.endswith("_history.tsv"):
             table = pd.read_csv(io.BytesIO(content), sep="\t", dtype=str)
             content = table.drop(columns="seconds").to_csv().encode()
+        if name.endswith("_model.json"):  # has the size of that history
+            about = json.loads(content)
+            sizes = {n: s for n, s in about["Bytes"].items() if not n.endswith("_history.tsv")}
+            content = json.dumps({**about, "Bytes": sizes}).encode()
         found[name] = content
     return found
 
