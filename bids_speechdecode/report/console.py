@@ -58,7 +58,7 @@ def _control_lines(rows: list[dict[Hashable, Any]]) -> list[str]:
 
 def _number(value: float) -> str:
     """Return three decimals, or n/a where there is no number."""
-    return "n/a" if pd.isna(value) else f"{value:.3f}"
+    return "n/a" if pd.isna(value) else f"{round(value, 3) + 0.0:.3f}"  # no minus before 0
 
 
 def format_encoding(table: pd.DataFrame, title: str) -> str:

@@ -101,6 +101,7 @@ def _page(place: Place, found: Encoding, level: str) -> EncodingPage:
         missing=tuple(find_missing(found)),
         values={
             "n_compared": len(found.drawn) - 1,
+            "has_best_lags": bool(best_lags(found)),
             "nyquist": nyquist(found.sidecar),
         },
     )

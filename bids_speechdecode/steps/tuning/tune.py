@@ -345,9 +345,9 @@ class Group:
             for part in (self.split.train, self.split.validation, self.split.test)
         )
         return (
-            f"{self.who}: {len(self.runs)} functional runs of {len(self.participants)} "
-            f"participants; {len(train)} stories to train on, {len(validation)} to "
-            f"choose the epoch, {len(test)} to test ({', '.join(test)})"
+            f"{self.who}: functional runs: {len(self.runs)}, participants: "
+            f"{len(self.participants)}; stories to train on: {len(train)}, to choose the epoch: "
+            f"{len(validation)}, to test: {len(test)} ({', '.join(test)})"
         )
 
 
