@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.slow
 
 # Steps large enough that the best epoch is not the untrained one.
+# Without dropout, whose masks are each process's own.
 CONFIG = """
 [target]
 name = "mel"
@@ -24,6 +25,7 @@ pooling = "frames"
 
 [encoder]
 preset = "small"
+dropout = 0.0
 
 [pretrain]
 max_epochs = 3
@@ -118,7 +120,7 @@ def test_nearly_the_same_model(runs: tuple[Run, Run], model: str) -> None:
     for column in ("train_loss", "val_loss"):
         assert tables[0][column].nunique() >= 3, "nothing was learnt, so nothing is compared"
         # Sums in another order grow through Adam, epoch after epoch.
-        np.testing.assert_allclose(tables[0][column], tables[1][column], rtol=0.01)
+        np.testing.assert_allclose(tables[0][column], tables[1][column], rtol=1e-3)
     weights = [load_file(next(out.rglob(f"*desc-{model}_model.safetensors"))) for out in (one, two)]
     assert weights[0].keys() == weights[1].keys()
     for name, expected in weights[0].items():
