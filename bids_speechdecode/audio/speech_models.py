@@ -7,6 +7,7 @@ off after the layer that is used; the mel spectrogram needs no weights.
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -159,15 +160,16 @@ def require_layers(settings: TargetConfig, layers: tuple[int, ...]) -> None:
         _read_config(find_model_files(settings.model).folder, settings, layers)
 
 
-class _Layered:
+class _Layered(ABC):
     """What the models with weights share: one layer, with and without gradient, from several."""
 
     layers: tuple[int, ...]
     module: Any  # nn.Module
     _device: torch.device
 
+    @abstractmethod
     def hidden(self, waves: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        """Return hidden states (B, n_layers, n_frames, dimension), with gradient."""
 
     def frames(self, waves: torch.Tensor) -> torch.Tensor:
         """Return frames (B, n_frames, dimension) of equally long chunks, with gradient."""

@@ -6,6 +6,7 @@ All take (B, C, T) and return (B, d) for window means or (B, F, d) for targets w
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from bids_speechdecode.decoding.spatial import Positions, SpatialAttention
 from bids_speechdecode.errors import DataError, MissingInputError, UsageError
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """An encoder that knows its own specification, in two parts: ``encode(mix(x))``.
 
     `mix` is affine and acts on each sample alone, `encode` is the rest. So what a change of few
@@ -31,17 +32,17 @@ class Encoder(nn.Module):
 
     spec: EncoderSpec
 
+    @abstractmethod
     def mix(self, x: torch.Tensor) -> torch.Tensor:
         """Map channels, (B, C, T), to what the rest sees, (B, P, T)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, z: torch.Tensor) -> torch.Tensor:
         """Map mixed channels, (B, P, T), to (B, d) or (B, F, d)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mixing_weights(self) -> torch.Tensor:
         """Return the matrix of `mix` without its offset, shape (P, C)."""
-        raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, C, T) to (B, d) or (B, F, d)."""
