@@ -459,7 +459,7 @@ def test_a_dry_run_says_what_would_be_used_and_writes_nothing(
     said = {
         "decoding": ("windows of task podcast", "channels: 8 used"),
         "encoding": (f"speech_model: {model}, layer 3", "highgamma", "simulated_podcast.flac"),
-        "fmri-tuning": ("4 functional runs of 1 participants", "joint", "would be tuned"),
+        "fmri-tuning": ("functional runs: 4, participants: 1", "joint", "would be tuned"),
     }[analysis]
     for words in said:
         assert words in shown
