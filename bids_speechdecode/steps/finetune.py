@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
@@ -37,8 +38,8 @@ from bids_speechdecode.steps.data import LoadedWindows, load_signal, load_window
 from bids_speechdecode.steps.models import (
     fit,
     is_current,
-    load_model,
     model_signature,
+    read_model,
     read_scaler,
 )
 from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN
@@ -59,21 +60,41 @@ def trained_conditions(context: Context) -> tuple[str, ...]:
 def finetune(context: Context) -> None:
     """Train every condition that is not current."""
     keys = {name: _signature(context, name) for name in trained_conditions(context)}
-    todo = [name for name, key in keys.items() if not is_current(context, name, key)]
+    files = {name: context.model_file(name) for name in keys}
+    todo = [name for name, key in keys.items() if not is_current(context, files[name], key)]
     if not todo:
         return
-    store = load_signal(context, FINETUNE)
-    version = context.plan.versions(FINETUNE)[0]
-    training = load_windows(context, store, FINETUNE, "train", version)
-    validation = load_windows(context, store, FINETUNE, "val", version)
+    sets = load_task(context)
     for name in todo:
         if name == BACKWARD:
-            on_main(partial(_fit_backward, context, training, validation, keys[name]))
+            on_main(partial(_fit_backward, context, *sets, keys[name]))
             continue
-        encoder = _new_model(context, name, training)
-        sets, settings = (training, validation), context.config.finetune
-        frozen = ("encoder",) if name == FROZEN else ()
-        fit(context, name, encoder, sets, settings, keys[name], frozen)
+        parent = context.model_file(PRETRAINED)
+        fit_condition(context, name, files[name], keys[name], parent, sets)
+
+
+def load_task(context: Context) -> tuple[LoadedWindows, LoadedWindows]:
+    """Return the task's training and validation windows."""
+    store = load_signal(context, FINETUNE)
+    version = context.plan.versions(FINETUNE)[0]
+    training, validation = (
+        load_windows(context, store, FINETUNE, split, version) for split in ("train", "val")
+    )
+    return training, validation
+
+
+def fit_condition(
+    context: Context,
+    name: str,
+    path: Path,
+    key: str,
+    parent: Path,
+    sets: tuple[LoadedWindows, LoadedWindows],
+) -> None:
+    """Train one condition and keep it at `path`; `parent` is the pretrained encoder."""
+    encoder = _new_model(context, name, sets[0], parent)
+    frozen = ("encoder",) if name == FROZEN else ()
+    fit(context, path, encoder, sets, context.config.finetune, key, frozen)
 
 
 def require_trained(context: Context) -> None:
@@ -98,10 +119,13 @@ def _signature(context: Context, name: str) -> str:
     if name == BACKWARD:
         folds = context.config.evaluation.block  # the penalty is chosen across these blocks
         return model_signature(context, FINETUNE, {"condition": name, "folds": folds})
-    parents: tuple[str, ...] = ()
-    if name in (FROZEN, FINETUNED):
-        load_path = context.model_file(PRETRAINED)
-        parents = (signature_of(load_path),) if load_path.exists() else ("absent",)
+    path = context.model_file(PRETRAINED)
+    return condition_signature(context, name, signature_of(path) if path.exists() else "absent")
+
+
+def condition_signature(context: Context, name: str, parent: str) -> str:
+    """Return what a condition depends on; `parent` is the signature of the pretrained encoder."""
+    parents = (parent,) if name in (FROZEN, FINETUNED) else ()
     settings = {
         "condition": name,
         **encoder_settings(context),
@@ -110,13 +134,14 @@ def _signature(context: Context, name: str) -> str:
     return model_signature(context, FINETUNE, settings, parents)
 
 
-def _new_model(context: Context, name: str, training: LoadedWindows) -> Encoder:
+def _new_model(context: Context, name: str, training: LoadedWindows, parent: Path) -> Encoder:
     """Return what a condition starts from."""
     if name == LINEAR:
         return new_encoder(context, training, "linear")
     if name in (TASK_ONLY, PROJECTION):
         return new_encoder(context, training, head=True, spatial=name != PROJECTION)
-    return WithHead(load_model(context, PRETRAINED).encoder, training.targets.shape[-1])
+    pretrained = read_model(require_step(parent, "pretrain"), context.device)
+    return WithHead(pretrained.encoder, training.targets.shape[-1])
 
 
 def _fit_backward(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,32 +75,38 @@ def _feature_signatures(context: Context, role: str) -> list[str]:
     return [feature_file(context, g)[1] for g in groups if any(p.role == role for p in g)]
 
 
-def is_current(context: Context, model: str, key: str) -> bool:
+def is_current(context: Context, path: Path, key: str) -> bool:
     """Return, alike in every process, whether a model needs no training."""
-    current = on_main(lambda: context.out.is_current(context.model_file(model), key))
+    current = on_main(lambda: context.out.is_current(path, key))
     if current and is_main_process():
-        context.progress.skip("train", model, "current")
+        context.progress.skip("train", _name(path), "current")
     return current
+
+
+def _name(path: Path) -> str:
+    """Return what a model is called: the description in its file's name."""
+    return path.name.partition("_desc-")[2].partition("_")[0]
 
 
 def fit(
     context: Context,
-    model: str,
+    path: Path,
     encoder: Encoder,
     sets: tuple[LoadedWindows, LoadedWindows],
     settings: TrainingConfig,
     key: str,
     frozen: Sequence[str] = (),
 ) -> None:
-    """Train `encoder` on (training, validation) windows and keep it with its history.
+    """Train `encoder` on (training, validation) windows and keep it at `path` with its history.
 
     The checkpoint carries the signature in its name: an interrupted training goes on, and one
     with other settings starts anew.
     """
     training, validation = sets
     scaler = TargetScaler.fit(training.targets)
-    checkpoint = context.work_dir / f"sub-{context.participant}" / f"{model}-{key[:16]}.checkpoint"
-    label = f"sub-{context.participant} {model}"
+    name = _name(path)
+    checkpoint = context.work_dir / f"sub-{context.participant}" / f"{name}-{key[:16]}.checkpoint"
+    label, start = f"sub-{context.participant} {name}", time.monotonic()
     with context.progress.task("train", label, settings.max_epochs) as advance:
         history = train(
             encoder,
@@ -116,7 +123,8 @@ def fit(
         )
 
     def finish() -> None:
-        _keep(context, model, encoder, scaler, history.to_frame(), settings, len(training), key)
+        course = history.to_frame()
+        _keep(context, path, encoder, scaler, course, settings, len(training), key, start)
         _forget(checkpoint)
 
     on_main(finish)
@@ -133,32 +141,33 @@ def _forget(checkpoint: Path) -> None:
 
 def _keep(
     context: Context,
-    model: str,
+    path: Path,
     encoder: Encoder,
     scaler: TargetScaler,
     history: pd.DataFrame,
     settings: TrainingConfig,
     n_windows: int,
     key: str,
+    start: float,
 ) -> None:
-    path = context.model_file(model)
-    task = context.config.inputs.pretrain_task if model == PRETRAINED else None
     with atomic_write(path) as temporary:
         save_encoder(temporary, encoder)
-    course = context.summary_file(model, "history", ".tsv", task)
+    course = path.with_name(path.name.replace("_model.safetensors", "_history.tsv"))
     write_tsv(course, history)
     write_sidecar(
         path,
         course,
         step="train",
         signature=key,
-        Description=f"Brain encoder of condition {model}",
+        others=[course],
+        Description=f"Brain encoder of condition {_name(path)}",
         Channels=model_channels(context),
         TargetMean=scaler.mean,
         TargetScale=scaler.scale,
         Training=settings,
         Target=context.config.target,
         TrainingWindows=n_windows,
+        Seconds=round(time.monotonic() - start, 3),
         Simulated=context.plan.simulated,
     )
 
@@ -166,10 +175,14 @@ def _keep(
 def load_model(context: Context, model: str) -> TrainedModel:
     """Load a trained model, or say which step trains it."""
     step = "pretrain" if model == PRETRAINED else "finetune"
-    path = require_step(context.model_file(model), step)
+    return read_model(require_step(context.model_file(model), step), context.device)
+
+
+def read_model(path: Path, device: str) -> TrainedModel:
+    """Return the trained model of a file."""
     sidecar = read_sidecar(path)
     return TrainedModel(
-        load_encoder(path, context.device),
+        load_encoder(path, device),
         read_scaler(sidecar),
         tuple(sidecar["Channels"]),
         int(sidecar["TrainingWindows"]),

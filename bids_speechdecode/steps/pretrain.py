@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 from bids_speechdecode.decoding.encoder import Encoder, EncoderSpec, build_encoder
@@ -16,14 +17,18 @@ from bids_speechdecode.steps.plan import PRETRAIN
 
 def pretrain(context: Context) -> None:
     """Train the encoder on the ambient training files, stopped by the validation files."""
-    config, key = context.config, pretraining_signature(context)
-    if is_current(context, PRETRAINED, key):
-        return
+    path, key = context.model_file(PRETRAINED), pretraining_signature(context)
+    if not is_current(context, path, key):
+        fit_pretraining(context, path, key)
+
+
+def fit_pretraining(context: Context, path: Path, key: str) -> None:
+    """Train the encoder and keep it at `path`."""
     store = load_signal(context, PRETRAIN)
     training = load_windows(context, store, PRETRAIN, "train")
     validation = load_windows(context, store, PRETRAIN, "val")
     encoder = new_encoder(context, training)
-    fit(context, PRETRAINED, encoder, (training, validation), config.pretrain, key)
+    fit(context, path, encoder, (training, validation), context.config.pretrain, key)
 
 
 def pretraining_signature(context: Context) -> str:

@@ -1,0 +1,237 @@
+"""One cell of an experiment: a model, trained once whoever asks for it, and what it ranks.
+
+A model is kept under its signature, so that two experiments that need the same one share it, and
+the models of the participant's main run serve where they are the same.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bids_speechdecode.bids.derivatives import (
+    read_sidecar,
+    signature,
+    write_array,
+    write_sidecar,
+)
+from bids_speechdecode.config import override
+from bids_speechdecode.decoding.evaluation import score_ranks
+from bids_speechdecode.steps.context import FINETUNED, FROZEN, PRETRAINED, Context, signature_of
+from bids_speechdecode.steps.data import load_signal, load_windows
+from bids_speechdecode.steps.experiments.subsets import take_share
+from bids_speechdecode.steps.finetune import condition_signature, fit_condition, load_task
+from bids_speechdecode.steps.models import read_model
+from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN
+from bids_speechdecode.steps.pretrain import fit_pretraining, pretraining_signature
+
+VERSION = 1
+FOLDER = "experiments"
+
+
+class BusyError(Exception):
+    """Another process makes what is needed."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model by what it is trained on.
+
+    Attributes
+    ----------
+    condition : str
+        One of `steps.context`: pretrained, taskonly, linear, frozen or finetuned.
+    seed : int
+        Of the start of the training, its draws, and the order in which shares are taken.
+    share : float
+        Of the training windows of the condition's own role.
+    changes : tuple of (str, value)
+        Settings that differ from those of the run, by ``"section.field"``.
+    parent : Training, optional
+        The pretrained encoder that frozen and finetuned begin with.
+    """
+
+    condition: str
+    seed: int
+    share: float = 1.0
+    changes: tuple[tuple[str, Any], ...] = ()
+    parent: Training | None = None
+
+    @property
+    def role(self) -> str:
+        """Whose windows it is trained on."""
+        return PRETRAIN if self.condition == PRETRAINED else FINETUNE
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model and the held-out windows that it ranks.
+
+    Attributes
+    ----------
+    training : Training
+    role, version : str
+        Whose test windows, and of which version of the sound ("true" or "ambient").
+    """
+
+    training: Training
+    role: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What is known of a cell.
+
+    Attributes
+    ----------
+    cell : Cell
+    ranks, blocks : array, shape (n_windows,)
+        Relative rank and contiguous block of every held-out window.
+    row : mapping
+        Training windows and scores, as `decoding.evaluation.Scores.row`.
+    """
+
+    cell: Cell
+    ranks: np.ndarray
+    blocks: np.ndarray
+    row: Mapping[str, Any]
+
+
+def vary(context: Context, training: Training) -> Context:
+    """Return the participant with a model's settings, seed and share of the data.
+
+    Splits were drawn before, with the seed of the run: they stay.
+    """
+    config = override(context.config, dict(training.changes))
+    config = replace(config, run=replace(config.run, seed=training.seed))
+    plan = take_share(context.plan, training.role, training.share, training.seed)
+    return replace(context, config=config, plan=plan)
+
+
+def model_of(context: Context, training: Training) -> tuple[Path, str]:
+    """Return where a model is or will be kept, and its signature.
+
+    Parameters
+    ----------
+    context : Context
+        Of the run, not of the cell.
+    """
+    varied = vary(context, training)
+    if training.condition == PRETRAINED:
+        key = pretraining_signature(varied)
+    else:
+        parent = model_of(context, training.parent)[1] if training.parent else ""
+        key = condition_signature(varied, training.condition, parent)
+    main = context.model_file(training.condition)
+    if context.out.is_current(main, key):
+        return main, key
+    return _file(context, f"{training.condition}{key[:12]}", "model", ".safetensors"), key
+
+
+def _file(context: Context, desc: str, suffix: str, extension: str) -> Path:
+    name = context.summary_file(desc, suffix, extension).name
+    return context.out.root / FOLDER / f"sub-{context.participant}" / name
+
+
+def score_of(context: Context, cell: Cell) -> tuple[Path, str]:
+    """Return where the ranks of a cell are or will be kept, and their signature."""
+    _, model = model_of(context, cell.training)
+    varied = vary(context, cell.training)
+    test = [p for p in context.plan.select(cell.role, cell.version, "test")]
+    settings = {
+        "test": [[p.recording, p.audio_starts.round(4).tolist(), p.usable.tolist()] for p in test],
+        "evaluation": asdict(context.config.evaluation),
+        "seed": context.config.run.seed,
+        "target": asdict(varied.config.target),
+    }
+    key = signature("experiment", VERSION, settings, [model])
+    return _file(context, f"{cell.training.condition}{key[:12]}", "scores", ".npy"), key
+
+
+def is_done(context: Context, cell: Cell) -> bool:
+    """Return whether a cell's ranks are on disk."""
+    return context.out.is_current(*score_of(context, cell))
+
+
+def make(context: Context, cell: Cell) -> None:
+    """Train what a cell needs and is not there, and rank.
+
+    Raises
+    ------
+    BusyError
+        Another process makes this cell, or a model that it needs.
+    """
+    path, key = score_of(context, cell)
+    with _claimed(context, path):
+        if not context.out.is_current(path, key):
+            _score(context, cell, path, key)
+
+
+def _score(context: Context, cell: Cell, path: Path, key: str) -> None:
+    model = _train(context, cell.training)
+    varied = vary(context, cell.training)
+    test = load_windows(varied, load_signal(varied, cell.role), cell.role, "test", cell.version)
+    brain, audio = read_model(model, context.device).embed(test)
+    blocks = test.blocks(context.config)
+    rng = np.random.default_rng([context.config.run.seed, 3])
+    settings = context.config.evaluation
+    scores = score_ranks(brain, audio, blocks, np.arange(len(test)), settings, rng)
+    write_array(path, np.stack([scores.ranks, blocks]))
+    write_sidecar(
+        path,
+        step="experiments",
+        signature=key,
+        Description="Relative rank, and number of the block, of every held-out window",
+        Scores=scores.row(),
+        TrainingWindows=read_sidecar(model)["TrainingWindows"],
+        Simulated=context.plan.simulated,
+    )
+
+
+def _train(context: Context, training: Training) -> Path:
+    """Return the file of a model, trained now if it is not there."""
+    path, key = model_of(context, training)
+    if context.out.is_current(path, key):
+        return path
+    with _claimed(context, path):
+        if context.out.is_current(path, key):
+            return path
+        varied = vary(context, training)
+        if training.condition == PRETRAINED:
+            fit_pretraining(varied, path, key)
+        else:
+            parent = _train(context, training.parent) if training.parent else path
+            fit_condition(varied, training.condition, path, key, parent, load_task(varied))
+    return path
+
+
+def read_scored(context: Context, cell: Cell) -> Scored:
+    """Return a cell that is done."""
+    path, _ = score_of(context, cell)
+    ranks, blocks = np.load(path, allow_pickle=False)
+    sidecar = read_sidecar(path)
+    row = {"n_train_windows": sidecar["TrainingWindows"], **sidecar["Scores"]}
+    return Scored(cell, ranks, blocks.astype(int), row)
+
+
+@contextmanager
+def _claimed(context: Context, path: Path) -> Iterator[None]:
+    """Hold a file's name while it is made, or raise BusyError where another process holds it.
+
+    The lock ends with the process, however that ends.
+    """
+    lock = context.work_dir / FOLDER / f"{path.stem}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BusyError(path.name) from error
+        yield

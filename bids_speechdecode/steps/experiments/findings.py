@@ -1,0 +1,148 @@
+"""What an experiment says: its table of cells, and sentences with their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bids_speechdecode.config import EvaluationConfig
+from bids_speechdecode.decoding.evaluation import compare_ranks
+from bids_speechdecode.decoding.scaling import ScalingLaw
+from bids_speechdecode.steps.experiments.cells import Cell, Scored
+
+Factors = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number with its uncertainty, and the sentence that says it.
+
+    Attributes
+    ----------
+    name : str
+        What was compared or fitted, the same in every participant.
+    effect : float
+        In relative rank; negative is better.
+    ci_low, ci_high, p, p_min : float
+        NaN where there is none.
+    n : int
+        Blocks of held-out windows.
+    test : str
+        How p was found.
+    text : str
+    """
+
+    name: str
+    effect: float
+    ci_low: float
+    ci_high: float
+    p: float
+    p_min: float
+    n: int
+    test: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question that many models answer.
+
+    Attributes
+    ----------
+    name : str
+    cells : mapping of Cell to mapping
+        Every cell with what distinguishes it: columns of the table.
+    analyse : callable
+        Findings of all cells once they are scored.
+    """
+
+    name: str
+    cells: Mapping[Cell, Factors]
+    analyse: Callable[[Sequence[tuple[Factors, Scored]]], list[Finding]]
+
+
+def tabulate(results: Sequence[tuple[Factors, Scored]]) -> pd.DataFrame:
+    """Return one row a cell: what distinguishes it, and its scores."""
+    return pd.DataFrame([{**factors, **scored.row} for factors, scored in results])
+
+
+def as_table(findings: Sequence[Finding]) -> pd.DataFrame:
+    """Return one row a finding."""
+    columns = list(Finding.__dataclass_fields__)
+    return pd.DataFrame([asdict(f) for f in findings], columns=columns)
+
+
+def mean_ranks(scored: Sequence[Scored]) -> np.ndarray:
+    """Return each window's rank, mean over models that differ by their seed."""
+    return np.mean([s.ranks for s in scored], axis=0)
+
+
+def contrast(
+    name: str,
+    first: Sequence[Scored],
+    second: Sequence[Scored],
+    words: tuple[str, str],
+    settings: EvaluationConfig,
+    rng: np.random.Generator,
+) -> Finding:
+    """Return by how much the first models rank better than the second, on the same windows."""
+    found = compare_ranks(mean_ranks(first), mean_ranks(second), first[0].blocks, settings, rng)
+    better = "lower" if found.difference < 0 else "higher"
+    text = (
+        f"With {words[0]} the mean relative rank was {abs(found.difference):.3f} {better} than "
+        f"with {words[1]} ({interval(found.ci_low, found.ci_high)}, {spell_p(found.p)}, sign-flip "
+        f"test over {found.n_blocks} blocks)."
+    )
+    numbers = found.difference, found.ci_low, found.ci_high, found.p, found.p_min
+    return Finding(name, *numbers, found.n_blocks, "sign-flip over blocks", text)
+
+
+def from_law(name: str, law: ScalingLaw, words: str) -> Finding:
+    """Return what doubling the data brings."""
+    better = "lowers" if law.slope < 0 else "raises"
+    text = (
+        f"Doubling {words} {better} the mean relative rank by {abs(law.slope):.4f} "
+        f"({interval(law.ci_low, law.ci_high, 4)}, {spell_p(law.p)}; {law.n_models} models of "
+        f"{law.n_amounts} amounts). {_say_end(law)}"
+    )
+    numbers = law.slope, law.ci_low, law.ci_high, law.p, float("nan")
+    return Finding(name, *numbers, law.n_blocks, "t over blocks and models", text)
+
+
+def _say_end(law: ScalingLaw) -> str:
+    if not np.isfinite(law.aicc["line"]):
+        return "There are too few models to say whether the gain comes to an end."
+    if not law.saturates:
+        return "A curve that comes to an end does not describe the models clearly better."
+    where = f" (a plateau from {law.plateau:.2g} h on)" if law.plateau else ""
+    return f"A curve that comes to an end describes the models clearly better{where}."
+
+
+def interval(low: float, high: float, digits: int = 3) -> str:
+    """Return an interval in words.
+
+    Examples
+    --------
+    >>> interval(-0.02, -0.01)
+    'interval -0.020 to -0.010'
+    """
+    if np.isnan(low):
+        return "no interval"
+    return f"interval {low:.{digits}f} to {high:.{digits}f}"
+
+
+def spell_p(p: float) -> str:
+    """Return p in words.
+
+    Examples
+    --------
+    >>> spell_p(0.00002), spell_p(0.04)
+    ('p < 0.001', 'p = 0.040')
+    """
+    if np.isnan(p):
+        return "no p-value"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -1,0 +1,104 @@
+"""All cells of the experiments: what is done, what remains, and making it.
+
+Several processes may work on one grid: each takes the cells that nobody else is making.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bids_speechdecode.bids.derivatives import read_sidecar
+from bids_speechdecode.progress import spell_time
+from bids_speechdecode.steps.context import Context
+from bids_speechdecode.steps.experiments.cells import (
+    BusyError,
+    Cell,
+    Training,
+    is_done,
+    make,
+    model_of,
+    vary,
+)
+from bids_speechdecode.steps.experiments.subsets import count_windows
+
+log = logging.getLogger(__name__)
+
+WAIT = 2.0  # seconds until a cell that another process makes is looked at again
+
+
+def run_grid(context: Context, cells: Sequence[Cell]) -> None:
+    """Make every cell that is not there, each in one process alone."""
+    todo = [cell for cell in dict.fromkeys(cells) if not is_done(context, cell)]
+    label = f"sub-{context.participant}"
+    if not todo:
+        context.progress.skip("experiments", label, f"{len(cells)} cells, all current")
+        return
+    with context.progress.task("experiments", label, len(todo)) as advance:
+        while todo:
+            left = [cell for cell in todo if not _made(context, cell)]
+            advance(len(todo) - len(left))
+            if len(left) == len(todo):
+                time.sleep(WAIT)
+            todo = left
+
+
+def _made(context: Context, cell: Cell) -> bool:
+    try:
+        make(context, cell)
+    except BusyError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a grid will cost.
+
+    Attributes
+    ----------
+    n_cells, n_done : int
+    n_models : int
+        Still to be trained.
+    seconds : float
+        Estimated from the models that were trained; NaN where none was yet.
+    """
+
+    n_cells: int
+    n_done: int
+    n_models: int
+    seconds: float
+
+    def __str__(self) -> str:
+        left = f"{self.n_cells} cells, {self.n_done} done, {self.n_models} models to train"
+        if not self.n_models:
+            return left
+        if np.isnan(self.seconds):
+            return f"{left} (no model has been trained yet that would tell how long that takes)"
+        return f"{left}, about {spell_time(self.seconds)} on a machine like the one so far"
+
+
+def foresee_grid(context: Context, cells: Sequence[Cell]) -> Outlook:
+    """Return what is done and what the rest will take."""
+    unique = list(dict.fromkeys(cells))
+    n_done = sum(is_done(context, cell) for cell in unique)
+    models = dict.fromkeys(m for cell in unique for m in _ancestry(cell.training))
+    rates, missing = [], []
+    for training in models:
+        path, key = model_of(context, training)
+        if context.out.is_current(path, key):
+            told = read_sidecar(path)
+            rates.append(told["Seconds"] / told["TrainingWindows"])
+        else:
+            missing.append(count_windows(vary(context, training).plan, training.role))
+    seconds = float(np.median(rates)) * sum(missing) if rates else float("nan")
+    return Outlook(len(unique), n_done, len(missing), seconds)
+
+
+def _ancestry(training: Training) -> list[Training]:
+    parents = _ancestry(training.parent) if training.parent else []
+    return [*parents, training]
