@@ -206,7 +206,8 @@ def _configure(given: Mapping[str, Any]) -> Config:
     for setting, prefix in (("inputs.sessions", "ses-"), ("inputs.runs", "run-")):
         if setting in typed:
             typed[setting] = read_labels(typed[setting], prefix, options[setting].opts[-1])
-    for setting in ("anatomy.space", "selection.rules", "encoding.bands", "fmri.controls"):
+    lists = "anatomy.space", "selection.rules", "encoding.bands", "fmri.controls"
+    for setting in (*lists, "experiments.names"):
         if setting in typed:
             typed[setting] = split_words(typed[setting])
     if "selection.roi" in typed:  # "left insula" is one region

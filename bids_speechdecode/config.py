@@ -39,6 +39,7 @@ STEPS = (
     "finetune",
     "evaluate",
     "contributions",
+    "experiments",
     "report",
 )
 STEPS_OF = {
@@ -65,6 +66,8 @@ Nuisance = Literal["mel", "envelope", "onsets", "pitch", "words"]
 Control = Literal["downsampled", "phase", "stories"]
 Layer = Annotated[int, Range(least=0)]
 Delay = Annotated[int, Range(least=-200, most=200)]
+ExperimentName = Literal["scaling", "finetune-size", "all"]
+EXPERIMENTS: tuple[str, ...] = typing.get_args(ExperimentName)[:-1]
 Amount = Annotated[float, Range(above=0, most=1)]
 
 DEVICE = Pattern(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, mps, cuda or cuda:N")
@@ -203,6 +206,16 @@ class ContributionConfig:
 
 
 @dataclass(frozen=True)
+class ExperimentConfig:
+    """Many models of one participant (step ``experiments``), each trained from several seeds."""
+
+    names: tuple[ExperimentName, ...] = ()
+    seeds: Count = 3
+    shares: tuple[Amount, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)  # of the pretraining data
+    task_shares: tuple[Amount, ...] = (0.1, 0.3, 1.0)  # of the task's training data
+
+
+@dataclass(frozen=True)
 class EncodingConfig:
     """Speech model -> what each electrode does (analysis ``encoding``)."""
 
@@ -278,6 +291,7 @@ class Config:
     finetune: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     contributions: ContributionConfig = field(default_factory=ContributionConfig)
+    experiments: ExperimentConfig = field(default_factory=ExperimentConfig)
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
     fmri: FmriConfig = field(default_factory=FmriConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -478,6 +492,9 @@ def _check_together(config: Config, where: str | Path) -> None:
         "lowest_alpha is above highest_alpha": encoding.lowest_alpha > encoding.highest_alpha,
         "models, bands or delays (encoding) are empty": not (
             encoding.models and encoding.bands and encoding.delays
+        ),
+        "shares or task_shares (experiments) are empty": not (
+            config.experiments.shares and config.experiments.task_shares
         ),
         "rate (encoding) is below 1 Hz": encoding.rate < 1,
         "stride (fmri) is below 0.02 s, a frame of speech models": config.fmri.stride < 0.02,

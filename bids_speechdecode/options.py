@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bids_speechdecode.config import ANALYSES, BANDS, RULES, STEPS_OF, Config, settings
+from bids_speechdecode.config import ANALYSES, BANDS, EXPERIMENTS, RULES, STEPS_OF, Config, settings
 from bids_speechdecode.errors import UsageError, did_you_mean
 from bids_speechdecode.validation import choices
 
@@ -240,6 +240,13 @@ OPTIONS: tuple[Option, ...] = (
         METHOD,
         "Tuning: also tune controls: BOLD downsampled, its phases randomised, stories shuffled.",
         "CONTROL...",
+    ),
+    _setting(
+        "--experiments",
+        "experiments.names",
+        METHOD,
+        f"Train many models to answer: {', '.join(EXPERIMENTS)}; or all.",
+        "NAME...",
     ),
     _folder("--config", METHOD, "TOML file with any setting; what is typed wins.", "FILE"),
     _folder(

@@ -44,6 +44,7 @@ from bids_speechdecode.steps.contribute import contribute
 from bids_speechdecode.steps.encoding.group import summarise_encoding
 from bids_speechdecode.steps.encoding.run import prepare_config, run_encoding, show_models
 from bids_speechdecode.steps.evaluate import evaluate
+from bids_speechdecode.steps.experiments.run import run_experiments
 from bids_speechdecode.steps.features import compute_features
 from bids_speechdecode.steps.finetune import finetune
 from bids_speechdecode.steps.group import (
@@ -343,6 +344,8 @@ def _conclude(request: Request, context: Context, command: str, log_dir: Path | 
         evaluate(context)
     if "contributions" in request.steps:
         contribute(context)
+    if "experiments" in request.steps and context.config.experiments.names:
+        run_experiments(context)
     if "report" in request.steps:
         report_participant(context, command, log_dir)
         click.echo(show_participant(context))

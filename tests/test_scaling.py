@@ -1,4 +1,4 @@
-"""What more data bring: the slope is found, its uncertainty is honest, an end of the gain is seen."""
+"""What more data bring: the slope, how sure it is, and whether an end of the gain is seen."""
 
 from __future__ import annotations
 

@@ -159,7 +159,6 @@ def _keep(
         course,
         step="train",
         signature=key,
-        others=[course],
         Description=f"Brain encoder of condition {_name(path)}",
         Channels=model_channels(context),
         TargetMean=scaler.mean,

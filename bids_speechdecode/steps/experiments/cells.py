@@ -23,7 +23,7 @@ from bids_speechdecode.bids.derivatives import (
 )
 from bids_speechdecode.config import override
 from bids_speechdecode.decoding.evaluation import score_ranks
-from bids_speechdecode.steps.context import FINETUNED, FROZEN, PRETRAINED, Context, signature_of
+from bids_speechdecode.steps.context import PRETRAINED, Context
 from bids_speechdecode.steps.data import load_signal, load_windows
 from bids_speechdecode.steps.experiments.subsets import take_share
 from bids_speechdecode.steps.finetune import condition_signature, fit_condition, load_task

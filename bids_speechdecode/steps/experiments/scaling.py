@@ -141,5 +141,3 @@ def _say_size(context: Context, results: Results) -> Iterator[Finding]:
             evaluation,
             np.random.default_rng([context.config.run.seed, 4]),
         )
-
-

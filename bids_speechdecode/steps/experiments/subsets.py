@@ -1,4 +1,4 @@
-"""Shares of the training data, nested: what belongs to a small share belongs to every larger one."""
+"""Shares of the training data, nested: a small share is part of every larger one."""
 
 from __future__ import annotations
 
@@ -39,10 +39,12 @@ def take_share(plan: ParticipantPlan, role: str, share: float, seed: int) -> Par
         taken.add(units[index])
         if sum(counts[u] for u in taken) >= wanted:
             break
+    # Pieces stay, since the targets of a sound belong to all of its pieces; their windows do not.
     kept = tuple(
         p
-        for p in plan.pieces
         if p.role != role or p.split != "train" or _unit(p) in taken
+        else replace(p, usable=np.zeros_like(p.usable))
+        for p in plan.pieces
     )
     return replace(plan, pieces=kept)
 

@@ -1,0 +1,64 @@
+"""Step ``experiments``: the cells of every experiment that is asked for, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bids_speechdecode.bids.derivatives import signature, write_sidecar, write_tsv
+from bids_speechdecode.config import EXPERIMENTS
+from bids_speechdecode.steps.context import Context
+from bids_speechdecode.steps.experiments.cells import Cell, read_scored, score_of
+from bids_speechdecode.steps.experiments.findings import Experiment, as_table, tabulate
+from bids_speechdecode.steps.experiments.grid import Outlook, foresee_grid, run_grid
+from bids_speechdecode.steps.experiments.scaling import finetune_size, scaling
+
+VERSION = 1
+MAKERS: dict[str, Callable[[Context], Experiment]] = {
+    "scaling": scaling,
+    "finetune-size": finetune_size,
+}
+
+
+def list_experiments(context: Context) -> list[Experiment]:
+    """Return the experiments that are asked for."""
+    names = context.config.experiments.names
+    chosen = EXPERIMENTS if "all" in names else tuple(dict.fromkeys(names))
+    return [MAKERS[name](context) for name in chosen]
+
+
+def foresee_experiments(context: Context) -> Outlook:
+    """Return what the cells of all experiments will cost."""
+    return foresee_grid(context, [c for e in list_experiments(context) for c in e.cells])
+
+
+def run_experiments(context: Context) -> None:
+    """Make the cells of all experiments, then write the tables of each."""
+    experiments = list_experiments(context)
+    run_grid(context, [cell for experiment in experiments for cell in experiment.cells])
+    for experiment in experiments:
+        _write(context, experiment)
+
+
+def _write(context: Context, experiment: Experiment) -> None:
+    results = [(factors, read_scored(context, c)) for c, factors in experiment.cells.items()]
+    findings = experiment.analyse(results)
+    word = experiment.name.replace("-", "")
+    cells = context.summary_file(word, "scores", ".tsv")
+    told = context.summary_file(f"{word}Findings", "scores", ".tsv")
+    write_tsv(cells, tabulate(results).assign(simulated=context.plan.simulated))
+    write_tsv(told, as_table(findings).assign(simulated=context.plan.simulated))
+    write_sidecar(
+        cells,
+        told,
+        step="experiments",
+        signature=_signature(context, experiment),
+        Description=f"Experiment {experiment.name}: one row a model and what it was tested on",
+        Text=[finding.text for finding in findings],
+        Simulated=context.plan.simulated,
+    )
+
+
+def _signature(context: Context, experiment: Experiment) -> str:
+    keys: list[Cell] = list(experiment.cells)
+    inputs = [score_of(context, cell)[1] for cell in keys]
+    return signature("experiments", VERSION, experiment.name, inputs)
