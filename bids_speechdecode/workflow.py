@@ -52,6 +52,7 @@ from bids_speechdecode.steps.group import (
     report_group,
     show_group,
     summarise,
+    summarise_experiments,
 )
 from bids_speechdecode.steps.make_plan import plan_participant, plan_recordings
 from bids_speechdecode.steps.plan import PRETRAIN, ParticipantPlan
@@ -202,6 +203,7 @@ def run_group(
         else:
             summary = summarise(out, participants, config)
             map_contributions(out, participants, config, request.compare_to)
+            summarise_experiments(out, participants, config)
             click.echo(show_group(summary))
     report_group(out, command)
 

@@ -23,6 +23,7 @@ from bids_speechdecode.report.encoding.group import (
 )
 from bids_speechdecode.report.encoding.participant import asks_for_encoding
 from bids_speechdecode.report.encoding.results import Encoding, any_simulated
+from bids_speechdecode.report.experiments import group_experiment_pages
 from bids_speechdecode.report.figures import condition_label, contrast_label
 from bids_speechdecode.report.maps import AnatomyPage, anatomy_pages
 from bids_speechdecode.report.page import (
@@ -135,6 +136,7 @@ def write_group_report(root: Path, *, command: str) -> Path:
         anatomy=anatomy,
         tasks=[_task_page(report, task, results, simulated) for task in results.tasks],
         encoding_pages=pages,
+        experiments=group_experiment_pages(root, report, simulated),
         tuning=tuning.tuning_page(report, root / "figures", "group", tuned, simulated),
         participants=participant_table(results),
         links=_report_links(root, _names(results.participants, encoded)),

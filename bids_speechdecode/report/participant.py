@@ -17,6 +17,7 @@ from bids_speechdecode.report.electrodes import electrode_pages
 from bids_speechdecode.report.encoding import methods as encoding_methods
 from bids_speechdecode.report.encoding.participant import STEPS, asks_for_encoding, encoding_pages
 from bids_speechdecode.report.encoding.results import any_simulated, read_encoding
+from bids_speechdecode.report.experiments import experiment_pages
 from bids_speechdecode.report.figures import Key, condition_label
 from bids_speechdecode.report.page import (
     Missing,
@@ -107,6 +108,7 @@ def write_participant_report(
         ),
         encoding_pages=pages,
         tuning=tuning.tuning_page(report, root / name / "figures", name, tuned, simulated),
+        experiments=experiment_pages(report, folder / "ieeg", name, simulated),
         plan=results.plan,
         settings_text=results.settings_text,
         **encoding_methods.in_template(

@@ -20,6 +20,11 @@ from bids_speechdecode.group.contributions import (
     write_contacts,
 )
 from bids_speechdecode.group.dseg import write_dseg
+from bids_speechdecode.group.experiments import (
+    list_findings,
+    summarise_findings,
+    write_findings,
+)
 from bids_speechdecode.group.maps import smooth_volume, write_volumes
 from bids_speechdecode.group.parcels import parcel_table, write_parcels
 from bids_speechdecode.group.regions import compare_regions, write_regions
@@ -45,6 +50,15 @@ def summarise(out: Derivatives, participants: Sequence[str], config: Config) -> 
     for item in summary.left_out:
         log.warning("left out: %s: %s", item.what, item.why)
     return summary
+
+
+def summarise_experiments(out: Derivatives, participants: Sequence[str], config: Config) -> None:
+    """Write the group's table of every experiment that participants have made."""
+    rng = np.random.default_rng([config.run.seed, 9])
+    task = config.inputs.finetune_task
+    for name, sources in list_findings(out.root, participants, task).items():
+        table = summarise_findings(sources, config.evaluation, rng)
+        write_findings(out, task, name, table, sources, config.evaluation)
 
 
 def map_contributions(

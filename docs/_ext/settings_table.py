@@ -249,6 +249,19 @@ MEANING: dict[str, tuple[str, str]] = {
     ),
     "FmriConfig.n_seeds": ("How often each model is tuned, with seeds of its own.", REVIEWS),
     "FmriConfig.amounts": ("Shares of the training stories, one model each.", OURS),
+    "ExperimentConfig.names": (
+        "Experiments to make: `scaling`, `finetune-size`, or `all`; none by default.",
+        OURS,
+    ),
+    "ExperimentConfig.seeds": ("Trainings of every model, with seeds of their own.", OURS),
+    "ExperimentConfig.shares": (
+        "Shares of the pretraining data; whole recording files, nested.",
+        OURS,
+    ),
+    "ExperimentConfig.task_shares": (
+        "Shares of the task's training data; whole blocks, nested.",
+        OURS,
+    ),
     "RunConfig.seed": ("Seed of everything random.", OURS),
     "RunConfig.device": (
         "Where the numbers are computed; `auto` takes a GPU if there is one.",

@@ -15,12 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from bids_speechdecode.bids.derivatives import (
-    read_sidecar,
-    signature,
-    write_array,
-    write_sidecar,
-)
+from bids_speechdecode.bids.files import write_array
+from bids_speechdecode.bids.sidecars import read_sidecar, signature, write_sidecar
 from bids_speechdecode.config import override
 from bids_speechdecode.decoding.evaluation import score_ranks
 from bids_speechdecode.steps.context import PRETRAINED, Context
@@ -144,7 +140,7 @@ def score_of(context: Context, cell: Cell) -> tuple[Path, str]:
     """Return where the ranks of a cell are or will be kept, and their signature."""
     _, model = model_of(context, cell.training)
     varied = vary(context, cell.training)
-    test = [p for p in context.plan.select(cell.role, cell.version, "test")]
+    test = context.plan.select(cell.role, cell.version, "test")
     settings = {
         "test": [[p.recording, p.audio_starts.round(4).tolist(), p.usable.tolist()] for p in test],
         "evaluation": asdict(context.config.evaluation),

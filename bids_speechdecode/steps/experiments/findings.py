@@ -33,6 +33,8 @@ class Finding:
         Blocks of held-out windows.
     test : str
         How p was found.
+    first, second : str
+        What is better where the effect is negative, and where it is positive.
     text : str
     """
 
@@ -44,6 +46,8 @@ class Finding:
     p_min: float
     n: int
     test: str
+    first: str
+    second: str
     text: str
 
 
@@ -91,26 +95,36 @@ def contrast(
 ) -> Finding:
     """Return by how much the first models rank better than the second, on the same windows."""
     found = compare_ranks(mean_ranks(first), mean_ranks(second), first[0].blocks, settings, rng)
-    better = "lower" if found.difference < 0 else "higher"
     text = (
-        f"With {words[0]} the mean relative rank was {abs(found.difference):.3f} {better} than "
-        f"with {words[1]} ({interval(found.ci_low, found.ci_high)}, {spell_p(found.p)}, sign-flip "
-        f"test over {found.n_blocks} blocks)."
+        f"With {words[0]} the mean relative rank was {_spell_change(found.difference)} than with "
+        f"{words[1]} ({interval(found.ci_low, found.ci_high)}, {spell_p(found.p)}, sign-flip test "
+        f"over {found.n_blocks} blocks)."
     )
     numbers = found.difference, found.ci_low, found.ci_high, found.p, found.p_min
-    return Finding(name, *numbers, found.n_blocks, "sign-flip over blocks", text)
+    return Finding(name, *numbers, found.n_blocks, "sign-flip over blocks", *words, text)
+
+
+def _spell_change(change: float) -> str:
+    """Return how a mean relative rank differs.
+
+    Examples
+    --------
+    >>> _spell_change(-0.012)
+    '0.012 lower (better)'
+    """
+    return f"{abs(change):.3f} {'lower (better)' if change < 0 else 'higher (worse)'}"
 
 
 def from_law(name: str, law: ScalingLaw, words: str) -> Finding:
     """Return what doubling the data brings."""
-    better = "lowers" if law.slope < 0 else "raises"
     text = (
-        f"Doubling {words} {better} the mean relative rank by {abs(law.slope):.4f} "
-        f"({interval(law.ci_low, law.ci_high, 4)}, {spell_p(law.p)}; {law.n_models} models of "
+        f"With twice {words} the mean relative rank is {_spell_change(law.slope)} "
+        f"({interval(law.ci_low, law.ci_high)}, {spell_p(law.p)}; {law.n_models} models of "
         f"{law.n_amounts} amounts). {_say_end(law)}"
     )
     numbers = law.slope, law.ci_low, law.ci_high, law.p, float("nan")
-    return Finding(name, *numbers, law.n_blocks, "t over blocks and models", text)
+    sides = f"more of {words}", f"less of {words}"
+    return Finding(name, *numbers, law.n_blocks, "t over blocks and models", *sides, text)
 
 
 def _say_end(law: ScalingLaw) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bids_speechdecode.bids.derivatives import read_sidecar
+from bids_speechdecode.bids.sidecars import read_sidecar
 from bids_speechdecode.progress import spell_time
 from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.experiments.cells import (

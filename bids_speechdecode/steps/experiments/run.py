@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bids_speechdecode.bids.derivatives import signature, write_sidecar, write_tsv
+from bids_speechdecode.bids.files import write_tsv
+from bids_speechdecode.bids.sidecars import signature, write_sidecar
 from bids_speechdecode.config import EXPERIMENTS
+from bids_speechdecode.group.experiments import experiment_word
 from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.experiments.cells import Cell, read_scored, score_of
 from bids_speechdecode.steps.experiments.findings import Experiment, as_table, tabulate
@@ -42,7 +44,7 @@ def run_experiments(context: Context) -> None:
 def _write(context: Context, experiment: Experiment) -> None:
     results = [(factors, read_scored(context, c)) for c, factors in experiment.cells.items()]
     findings = experiment.analyse(results)
-    word = experiment.name.replace("-", "")
+    word = experiment_word(experiment.name)
     cells = context.summary_file(word, "scores", ".tsv")
     told = context.summary_file(f"{word}Findings", "scores", ".tsv")
     write_tsv(cells, tabulate(results).assign(simulated=context.plan.simulated))

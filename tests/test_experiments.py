@@ -1,0 +1,119 @@
+"""Experiments: cells are made once, nested, shared with the main run, and survive interruption."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bids_speechdecode.bids.sidecars import read_table
+from bids_speechdecode.cli import main
+
+SETTINGS = """
+[target]
+name = "mel"
+[encoder]
+preset = "small"
+[pretrain]
+max_epochs = 2
+[finetune]
+max_epochs = 2
+[evaluation]
+block = 6.0
+n_bootstrap = 50
+n_permutations = 50
+[experiments]
+seeds = 2
+shares = [0.3, 0.6, 1.0]
+task_shares = [0.5, 1.0]
+"""
+STEPS = "preprocess,features,select,pretrain,finetune,experiments"
+
+
+def words(dataset: Path, out: Path, config: Path, *more: str) -> list[str]:
+    of = ["participant", "--participant-label", "sim01", "--config", str(config)]
+    return [str(dataset), str(out), *of, "--experiments", "all", "--steps", STEPS, *more]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "experiments.toml"
+    path.write_text(SETTINGS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path, config: Path) -> Path:
+    out = tmp_path_factory.mktemp("experiments") / "out"
+    assert main(words(tiny_dataset, out, config)) == 0
+    return out
+
+
+def read(out: Path, desc: str) -> np.ndarray:
+    (path,) = (out / "sub-sim01" / "ieeg").glob(f"*_desc-{desc}_scores.tsv")
+    return read_table(path)
+
+
+def models(out: Path) -> dict[str, int]:
+    folder = out / "experiments" / "sub-sim01"
+    return {p.name: p.stat().st_mtime_ns for p in folder.glob("*_model.safetensors")}
+
+
+@pytest.mark.slow
+def test_every_amount_has_its_models(made: Path) -> None:
+    """The tiny dataset has one training file of each kind of day: shares that add nothing fall."""
+    table = read(made, "scaling")
+    assert set(table["tested"]) == {"ambient", "zeroshot", "task"}
+    assert set(table["seed"]) == {0, 1}
+    hours = table[table["tested"] == "ambient"].groupby("seed")["hours"].apply(list)
+    assert all(h == sorted(set(h)) for h in hours)
+    assert (table.loc[table["share"] == 0, "tested"] == "task").all()
+
+
+@pytest.mark.slow
+def test_nothing_is_made_twice(
+    made: Path, tiny_dataset: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = models(made)
+    assert main(words(tiny_dataset, made, config)) == 0
+    assert "all current" in capsys.readouterr().err
+    assert models(made) == before
+
+
+@pytest.mark.slow
+def test_models_of_the_main_run_serve(made: Path) -> None:
+    """The seed of the run and all data give the model that is there already."""
+    names = models(made)
+    table = read(made, "scaling")
+    ambient = table[(table["tested"] == "ambient")]
+    assert sum("pretrained" in name for name in names) == len(ambient) - 1
+
+
+@pytest.mark.slow
+def test_killed_and_continued_and_two_at_once(
+    made: Path, tiny_dataset: Path, config: Path, tmp_path: Path
+) -> None:
+    """A grid of days is stopped and shared: the numbers are those of one undisturbed process."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "bids_speechdecode", *words(tiny_dataset, out, config)]
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 240
+    while not models(out) and first.poll() is None and time.monotonic() < limit:
+        time.sleep(0.05)
+    os.kill(first.pid, signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    two = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[1] for process in two]
+    assert [process.returncode for process in two] == [0, 0]
+    trained = [line for text in said for line in text.splitlines() if line.startswith("train:")]
+    fresh = [line.split(" done")[0] for line in trained if " done in" in line]
+    assert len(fresh) == len(set(fresh))
+    for desc in ("scaling", "scalingFindings", "finetunesize", "finetunesizeFindings"):
+        ours, theirs = read(out, desc), read(made, desc)
+        assert ours.equals(theirs)
