@@ -66,7 +66,7 @@ Nuisance = Literal["mel", "envelope", "onsets", "pitch", "words"]
 Control = Literal["downsampled", "phase", "stories"]
 Layer = Annotated[int, Range(least=0)]
 Delay = Annotated[int, Range(least=-200, most=200)]
-ExperimentName = Literal["scaling", "finetune-size", "all"]
+ExperimentName = Literal["scaling", "finetune-size", "targets", "encoders", "all"]
 EXPERIMENTS: tuple[str, ...] = typing.get_args(ExperimentName)[:-1]
 Amount = Annotated[float, Range(above=0, most=1)]
 
@@ -164,6 +164,7 @@ class SplitConfig:
 class EncoderConfig:
     """The brain encoder."""
 
+    kind: Literal["conv", "linear"] = "conv"  # of all conditions but the linear baseline
     preset: Literal["paper", "small"] = "paper"
     dropout: Annotated[float, Range(least=0, below=1)] = 0.4
     spatial: Literal["none", "attention"] = "none"  # how channels enter: by name or by position
@@ -213,6 +214,7 @@ class ExperimentConfig:
     seeds: Count = 3
     shares: tuple[Amount, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)  # of the pretraining data
     task_shares: tuple[Amount, ...] = (0.1, 0.3, 1.0)  # of the task's training data
+    targets: tuple[str, ...] = ("mel",)  # to compare with the run's: name, or name:layer
 
 
 @dataclass(frozen=True)

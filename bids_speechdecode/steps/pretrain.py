@@ -49,7 +49,7 @@ def encoder_settings(context: Context) -> dict[str, Any]:
 def new_encoder(
     context: Context,
     loaded: LoadedWindows,
-    kind: Literal["conv", "linear"] = "conv",
+    kind: Literal["conv", "linear"] | None = None,
     *,
     head: bool = False,
     spatial: bool = True,
@@ -61,7 +61,8 @@ def new_encoder(
     context : Context
     loaded : LoadedWindows
         Training windows, for the shapes.
-    kind : {"conv", "linear"}
+    kind : {"conv", "linear"}, optional
+        That of the settings if left out.
     head : bool
         Whether a linear head comes on top.
     spatial : bool
@@ -73,6 +74,7 @@ def new_encoder(
     DataError
         If the settings ask for spatial attention and no channel has a position.
     """
+    kind = kind or context.config.encoder.kind
     *n_frames, dimension = loaded.targets.shape[1:]
     by_place = spatial and kind == "conv" and context.config.encoder.spatial == "attention"
     spec = EncoderSpec(

@@ -150,6 +150,10 @@ MEANING: dict[str, tuple[str, str]] = {
         "Seconds of audio left out on each side of a boundary between splits.",
         OURS,
     ),
+    "EncoderConfig.kind": (
+        "`linear` makes every condition linear (with the same head); `conv` is the paper's.",
+        PAPER,
+    ),
     "EncoderConfig.preset": ("Size of the brain encoder; `small` suits CPUs.", CODE),
     "EncoderConfig.dropout": (
         "Dropout after every convolutional layer; 0.4 was better than 0 on the validation windows "
@@ -254,6 +258,10 @@ MEANING: dict[str, tuple[str, str]] = {
         OURS,
     ),
     "ExperimentConfig.seeds": ("Trainings of every model, with seeds of their own.", OURS),
+    "ExperimentConfig.targets": (
+        "Targets that `targets` compares with the run's own: a name, or `name:layer`.",
+        OURS,
+    ),
     "ExperimentConfig.shares": (
         "Shares of the pretraining data; whole recording files, nested.",
         OURS,

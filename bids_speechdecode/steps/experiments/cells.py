@@ -22,6 +22,7 @@ from bids_speechdecode.decoding.evaluation import score_ranks
 from bids_speechdecode.steps.context import PRETRAINED, Context
 from bids_speechdecode.steps.data import load_signal, load_windows
 from bids_speechdecode.steps.experiments.subsets import take_share
+from bids_speechdecode.steps.features import compute_features
 from bids_speechdecode.steps.finetune import condition_signature, fit_condition, load_task
 from bids_speechdecode.steps.models import read_model
 from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN
@@ -171,8 +172,11 @@ def make(context: Context, cell: Cell) -> None:
 
 
 def _score(context: Context, cell: Cell, path: Path, key: str) -> None:
-    model = _train(context, cell.training)
     varied = vary(context, cell.training)
+    if varied.config.target != context.config.target:
+        for error in compute_features(varied).values():
+            raise error
+    model = _train(context, cell.training)
     test = load_windows(varied, load_signal(varied, cell.role), cell.role, "test", cell.version)
     brain, audio = read_model(model, context.device).embed(test)
     blocks = test.blocks(context.config)

@@ -104,6 +104,31 @@ def contrast(
     return Finding(name, *numbers, found.n_blocks, "sign-flip over blocks", *words, text)
 
 
+def contrast_gains(
+    name: str,
+    first: tuple[Sequence[Scored], Sequence[Scored]],
+    second: tuple[Sequence[Scored], Sequence[Scored]],
+    words: tuple[str, str],
+    settings: EvaluationConfig,
+    rng: np.random.Generator,
+) -> Finding:
+    """Return by how much more the first arm gains from pretraining than the second.
+
+    Each is a pair: with pretraining, without. Ranks of other arms may have other targets; their
+    windows and candidates are the same.
+    """
+    mine, other = (mean_ranks(pair[0]) - mean_ranks(pair[1]) for pair in (first, second))
+    found = compare_ranks(mine, other, first[0][0].blocks, settings, rng)
+    text = (
+        f"What pretraining changes in the mean relative rank is {_spell_change(found.difference)} "
+        f"with {words[0]} than with {words[1]} ({interval(found.ci_low, found.ci_high)}, "
+        f"{spell_p(found.p)}, sign-flip test over {found.n_blocks} blocks)."
+    )
+    numbers = found.difference, found.ci_low, found.ci_high, found.p, found.p_min
+    sides = f"pretraining with {words[0]}", f"pretraining with {words[1]}"
+    return Finding(name, *numbers, found.n_blocks, "sign-flip over blocks", *sides, text)
+
+
 def _spell_change(change: float) -> str:
     """Return how a mean relative rank differs.
 

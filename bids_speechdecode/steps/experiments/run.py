@@ -9,6 +9,7 @@ from bids_speechdecode.bids.sidecars import signature, write_sidecar
 from bids_speechdecode.config import EXPERIMENTS
 from bids_speechdecode.group.experiments import experiment_word
 from bids_speechdecode.steps.context import Context
+from bids_speechdecode.steps.experiments.arms import encoders, targets
 from bids_speechdecode.steps.experiments.cells import Cell, read_scored, score_of
 from bids_speechdecode.steps.experiments.findings import Experiment, as_table, tabulate
 from bids_speechdecode.steps.experiments.grid import Outlook, foresee_grid, run_grid
@@ -18,6 +19,8 @@ VERSION = 1
 MAKERS: dict[str, Callable[[Context], Experiment]] = {
     "scaling": scaling,
     "finetune-size": finetune_size,
+    "targets": targets,
+    "encoders": encoders,
 }
 
 
