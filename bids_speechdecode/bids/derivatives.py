@@ -48,6 +48,7 @@ _IGNORED = (
     "**/*_spectra.*",
     "**/*_features.*",
     "features",
+    "experiments",
     "speechmodels",
 )
 _CONDITIONS = (
