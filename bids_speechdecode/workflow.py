@@ -44,7 +44,7 @@ from bids_speechdecode.steps.contribute import contribute
 from bids_speechdecode.steps.encoding.group import summarise_encoding
 from bids_speechdecode.steps.encoding.run import prepare_config, run_encoding, show_models
 from bids_speechdecode.steps.evaluate import evaluate
-from bids_speechdecode.steps.experiments.run import run_experiments
+from bids_speechdecode.steps.experiments.run import run_experiments, show_experiments
 from bids_speechdecode.steps.features import compute_features
 from bids_speechdecode.steps.finetune import finetune
 from bids_speechdecode.steps.group import (
@@ -246,14 +246,16 @@ def run_participant(
         When nothing usable is left for one of the needed tasks, or a step fails.
     """
     plan = on_main(lambda: _first_plan(dataset, out, participant, request, config))
+    device = choose_device(config.run.device)
+    work_dir = request.work_dir or out.root / WORK
+    context = Context(plan, out, config, work_dir, Progress(), device)
     if request.dry_run:
+        if "experiments" in request.steps and config.experiments.names:
+            on_main(lambda: click.echo(show_experiments(context)))
         return
     if request.steps == ("report",):
         _require_results(out, participant, request.analysis)
-    device = choose_device(config.run.device)
     on_main(lambda: _open_output(out, request, config))
-    work_dir = request.work_dir or out.root / WORK
-    context = Context(plan, out, config, work_dir, Progress(), device)
     with _logged(context, command) as log_dir:
         if request.analysis == "encoding":
             on_main(lambda: run_encoding(request, context, command, log_dir))

@@ -67,6 +67,16 @@ _DESCRIPTIONS = {
     "plan": "which recordings, channels and windows are used, and what is left out",
     "conditions": "retrieval ranks of every condition on the held-out windows",
     "contrasts": "paired differences of rank between conditions",
+    **{
+        f"{name}{part}": f"experiment on {what}: {of}"
+        for name, what in {
+            "scaling": "the amount of pretraining data",
+            "finetunesize": "the amount of the task's data",
+            "targets": "targets",
+            "encoders": "encoders and losses",
+        }.items()
+        for part, of in {"": "models and their ranks", "Findings": "what they say"}.items()
+    },
     "backward": "time-lagged ridge from brain to audio",
     "linear": "linear encoder, trained on the task only",
     "taskonly": "convolutional encoder with the same head and budget, trained on the task only",

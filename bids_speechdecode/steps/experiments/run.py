@@ -8,11 +8,12 @@ from bids_speechdecode.bids.files import write_tsv
 from bids_speechdecode.bids.sidecars import signature, write_sidecar
 from bids_speechdecode.config import EXPERIMENTS
 from bids_speechdecode.group.experiments import experiment_word
+from bids_speechdecode.steps.channels import selected_file
 from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.experiments.arms import encoders, targets
-from bids_speechdecode.steps.experiments.cells import Cell, read_scored, score_of
+from bids_speechdecode.steps.experiments.cells import Cell, is_done, read_scored, score_of
 from bids_speechdecode.steps.experiments.findings import Experiment, as_table, tabulate
-from bids_speechdecode.steps.experiments.grid import Outlook, foresee_grid, run_grid
+from bids_speechdecode.steps.experiments.grid import foresee_grid, run_grid
 from bids_speechdecode.steps.experiments.scaling import finetune_size, scaling
 
 VERSION = 1
@@ -31,9 +32,23 @@ def list_experiments(context: Context) -> list[Experiment]:
     return [MAKERS[name](context) for name in chosen]
 
 
-def foresee_experiments(context: Context) -> Outlook:
-    """Return what the cells of all experiments will cost."""
-    return foresee_grid(context, [c for e in list_experiments(context) for c in e.cells])
+def show_experiments(context: Context) -> str:
+    """Return every cell, whether it is done, and what the rest will cost, in words."""
+    experiments = list_experiments(context)
+    if not selected_file(context).exists():
+        n = len({cell for e in experiments for cell in e.cells})
+        return f"experiments: {n} cells, none done (their channels are not selected yet)"
+    lines = []
+    for experiment in experiments:
+        lines.append(f"experiment {experiment.name}:")
+        for cell, factors in experiment.cells.items():
+            what = ", ".join(
+                f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in factors.items()
+            )
+            lines.append(f"  {what}: {'done' if is_done(context, cell) else 'to do'}")
+    outlook = foresee_grid(context, [cell for e in experiments for cell in e.cells])
+    return "\n".join([*lines, f"experiments: {outlook}"])
 
 
 def run_experiments(context: Context) -> None:
