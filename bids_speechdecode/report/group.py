@@ -23,7 +23,7 @@ from bids_speechdecode.report.encoding.group import (
 )
 from bids_speechdecode.report.encoding.participant import asks_for_encoding
 from bids_speechdecode.report.encoding.results import Encoding, any_simulated
-from bids_speechdecode.report.experiments import group_experiment_pages
+from bids_speechdecode.report.experiments.pages import group_experiment_pages
 from bids_speechdecode.report.figures import condition_label, contrast_label
 from bids_speechdecode.report.maps import AnatomyPage, anatomy_pages
 from bids_speechdecode.report.page import (

@@ -17,7 +17,7 @@ from bids_speechdecode.report.electrodes import electrode_pages
 from bids_speechdecode.report.encoding import methods as encoding_methods
 from bids_speechdecode.report.encoding.participant import STEPS, asks_for_encoding, encoding_pages
 from bids_speechdecode.report.encoding.results import any_simulated, read_encoding
-from bids_speechdecode.report.experiments import experiment_pages
+from bids_speechdecode.report.experiments.pages import experiment_pages
 from bids_speechdecode.report.figures import Key, condition_label
 from bids_speechdecode.report.page import (
     Missing,

@@ -21,6 +21,7 @@ from bids_speechdecode.steps.experiments.findings import (
     Experiment,
     Factors,
     Finding,
+    Found,
     contrast,
     contrast_gains,
 )
@@ -89,7 +90,7 @@ def _compare(context: Context, name: str, arms: Mapping[str, Changes]) -> Experi
             parent = Training(PRETRAINED, seed, changes=changes)
             tuned = Training(FINETUNED, seed, changes=changes, parent=parent)
             cells[Cell(tuned, FINETUNE, version)] = {**of, "pretrained": True}
-    return Experiment(name, cells, lambda results: list(_say(context, list(arms), results)))
+    return Experiment(name, cells, lambda results: Found(_say(context, list(arms), results)))
 
 
 def _say(context: Context, arms: Sequence[str], results: Results) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from bids_speechdecode.config import override
 from bids_speechdecode.decoding.evaluation import score_ranks
 from bids_speechdecode.steps.context import PRETRAINED, Context
 from bids_speechdecode.steps.data import load_signal, load_windows
-from bids_speechdecode.steps.experiments.subsets import take_share
+from bids_speechdecode.steps.experiments.subsets import ALL, Subset, take
 from bids_speechdecode.steps.features import compute_features
 from bids_speechdecode.steps.finetune import condition_signature, fit_condition, load_task
 from bids_speechdecode.steps.models import read_model
@@ -46,8 +46,8 @@ class Training:
         One of `steps.context`: pretrained, taskonly, linear, frozen or finetuned.
     seed : int
         Of the start of the training, its draws, and the order in which shares are taken.
-    share : float
-        Of the training windows of the condition's own role.
+    data : Subset
+        Which of the training windows of the condition's own role.
     changes : tuple of (str, value)
         Settings that differ from those of the run, by ``"section.field"``.
     parent : Training, optional
@@ -56,7 +56,7 @@ class Training:
 
     condition: str
     seed: int
-    share: float = 1.0
+    data: Subset = ALL
     changes: tuple[tuple[str, Any], ...] = ()
     parent: Training | None = None
 
@@ -75,11 +75,17 @@ class Cell:
     training : Training
     role, version : str
         Whose test windows, and of which version of the sound ("true" or "ambient").
+    data : Subset
+        Which of them.
+    view : str
+        Among which candidates: a name in `views.VIEWS`; "" is among all that are tested.
     """
 
     training: Training
     role: str
     version: str
+    data: Subset = ALL
+    view: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ def vary(context: Context, training: Training) -> Context:
     """
     config = override(context.config, dict(training.changes))
     config = replace(config, run=replace(config.run, seed=training.seed))
-    plan = take_share(context.plan, training.role, training.share, training.seed)
+    plan = take(context.plan, training.role, training.data, seed=training.seed)
     return replace(context, config=config, plan=plan)
 
 
@@ -141,15 +147,21 @@ def score_of(context: Context, cell: Cell) -> tuple[Path, str]:
     """Return where the ranks of a cell are or will be kept, and their signature."""
     _, model = model_of(context, cell.training)
     varied = vary(context, cell.training)
-    test = context.plan.select(cell.role, cell.version, "test")
+    test = _tested(context, cell).plan.select(cell.role, cell.version, "test")
     settings = {
         "test": [[p.recording, p.audio_starts.round(4).tolist(), p.usable.tolist()] for p in test],
+        "view": cell.view,
         "evaluation": asdict(context.config.evaluation),
         "seed": context.config.run.seed,
         "target": asdict(varied.config.target),
     }
     key = signature("experiment", VERSION, settings, [model])
     return _file(context, f"{cell.training.condition}{key[:12]}", "scores", ".npy"), key
+
+
+def _tested(context: Context, cell: Cell) -> Context:
+    """Return the participant with the test windows of a cell alone."""
+    return replace(context, plan=take(context.plan, cell.role, cell.data, split="test"))
 
 
 def is_done(context: Context, cell: Cell) -> bool:
@@ -166,7 +178,7 @@ def make(context: Context, cell: Cell) -> None:
         Another process makes this cell, or a model that it needs.
     """
     path, key = score_of(context, cell)
-    with _claimed(context, path):
+    with claimed(context, path):
         if not context.out.is_current(path, key):
             _score(context, cell, path, key)
 
@@ -177,7 +189,8 @@ def _score(context: Context, cell: Cell, path: Path, key: str) -> None:
         for error in compute_features(varied).values():
             raise error
     model = _train(context, cell.training)
-    test = load_windows(varied, load_signal(varied, cell.role), cell.role, "test", cell.version)
+    tested = _tested(varied, cell)
+    test = load_windows(tested, load_signal(tested, cell.role), cell.role, "test", cell.version)
     brain, audio = read_model(model, context.device).embed(test)
     blocks = test.blocks(context.config)
     rng = np.random.default_rng([context.config.run.seed, 3])
@@ -200,7 +213,7 @@ def _train(context: Context, training: Training) -> Path:
     path, key = model_of(context, training)
     if context.out.is_current(path, key):
         return path
-    with _claimed(context, path):
+    with claimed(context, path):
         if context.out.is_current(path, key):
             return path
         varied = vary(context, training)
@@ -222,7 +235,7 @@ def read_scored(context: Context, cell: Cell) -> Scored:
 
 
 @contextmanager
-def _claimed(context: Context, path: Path) -> Iterator[None]:
+def claimed(context: Context, path: Path) -> Iterator[None]:
     """Hold a file's name while it is made, or raise BusyError where another process holds it.
 
     The lock ends with the process, however that ends.

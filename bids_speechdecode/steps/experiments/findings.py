@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,21 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What an experiment found.
+
+    Attributes
+    ----------
+    findings : iterable of Finding
+    tables : mapping of str to DataFrame
+        Further tables of the experiment, by a word (letters and digits) for the file's name.
+    """
+
+    findings: Iterable[Finding]
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A question that many models answer.
 
@@ -61,12 +76,15 @@ class Experiment:
     cells : mapping of Cell to mapping
         Every cell with what distinguishes it: columns of the table.
     analyse : callable
-        Findings of all cells once they are scored.
+        What is found, once all cells are scored.
+    version : int
+        To be raised when the analysis gives another result.
     """
 
     name: str
     cells: Mapping[Cell, Factors]
-    analyse: Callable[[Sequence[tuple[Factors, Scored]]], list[Finding]]
+    analyse: Callable[[Sequence[tuple[Factors, Scored]]], Found]
+    version: int = 1
 
 
 def tabulate(results: Sequence[tuple[Factors, Scored]]) -> pd.DataFrame:
@@ -74,7 +92,7 @@ def tabulate(results: Sequence[tuple[Factors, Scored]]) -> pd.DataFrame:
     return pd.DataFrame([{**factors, **scored.row} for factors, scored in results])
 
 
-def as_table(findings: Sequence[Finding]) -> pd.DataFrame:
+def as_table(findings: Iterable[Finding]) -> pd.DataFrame:
     """Return one row a finding."""
     columns = list(Finding.__dataclass_fields__)
     return pd.DataFrame([asdict(f) for f in findings], columns=columns)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 from bids_speechdecode.bids.files import write_tsv
 from bids_speechdecode.bids.sidecars import signature, write_sidecar
@@ -11,9 +13,15 @@ from bids_speechdecode.group.experiments import experiment_word
 from bids_speechdecode.steps.channels import selected_file
 from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.experiments.arms import encoders, targets
-from bids_speechdecode.steps.experiments.cells import Cell, is_done, read_scored, score_of
+from bids_speechdecode.steps.experiments.cells import (
+    BusyError,
+    claimed,
+    is_done,
+    read_scored,
+    score_of,
+)
 from bids_speechdecode.steps.experiments.findings import Experiment, as_table, tabulate
-from bids_speechdecode.steps.experiments.grid import foresee_grid, run_grid
+from bids_speechdecode.steps.experiments.grid import WAIT, foresee_grid, run_grid
 from bids_speechdecode.steps.experiments.scaling import finetune_size, scaling
 
 VERSION = 1
@@ -56,22 +64,36 @@ def run_experiments(context: Context) -> None:
     experiments = list_experiments(context)
     run_grid(context, [cell for experiment in experiments for cell in experiment.cells])
     for experiment in experiments:
-        _write(context, experiment)
+        _conclude(context, experiment)
 
 
-def _write(context: Context, experiment: Experiment) -> None:
-    results = [(factors, read_scored(context, c)) for c, factors in experiment.cells.items()]
-    findings = experiment.analyse(results)
+def _conclude(context: Context, experiment: Experiment) -> None:
+    """Write what an experiment found, unless it is there or another process is at it."""
     word = experiment_word(experiment.name)
     cells = context.summary_file(word, "scores", ".tsv")
-    told = context.summary_file(f"{word}Findings", "scores", ".tsv")
+    key = _signature(context, experiment)
+    while not context.out.is_current(cells, key):
+        try:
+            with claimed(context, cells):
+                _write(context, experiment, word, cells, key)
+        except BusyError:
+            time.sleep(WAIT)
+
+
+def _write(context: Context, experiment: Experiment, word: str, cells: Path, key: str) -> None:
+    results = [(factors, read_scored(context, c)) for c, factors in experiment.cells.items()]
+    found = experiment.analyse(results)
+    findings = list(found.findings)
+    tables = {"Findings": as_table(findings), **found.tables}
+    files = {name: context.summary_file(f"{word}{name}", "scores", ".tsv") for name in tables}
+    for name, table in tables.items():
+        write_tsv(files[name], table.assign(simulated=context.plan.simulated))
     write_tsv(cells, tabulate(results).assign(simulated=context.plan.simulated))
-    write_tsv(told, as_table(findings).assign(simulated=context.plan.simulated))
     write_sidecar(
         cells,
-        told,
+        *files.values(),
         step="experiments",
-        signature=_signature(context, experiment),
+        signature=key,
         Description=f"Experiment {experiment.name}: one row a model and what it was tested on",
         Text=[finding.text for finding in findings],
         Simulated=context.plan.simulated,
@@ -79,6 +101,6 @@ def _write(context: Context, experiment: Experiment) -> None:
 
 
 def _signature(context: Context, experiment: Experiment) -> str:
-    keys: list[Cell] = list(experiment.cells)
-    inputs = [score_of(context, cell)[1] for cell in keys]
-    return signature("experiments", VERSION, experiment.name, inputs)
+    inputs = [score_of(context, cell)[1] for cell in experiment.cells]
+    settings = {"experiment": experiment.name, "version": experiment.version}
+    return signature("experiments", VERSION, settings, inputs)

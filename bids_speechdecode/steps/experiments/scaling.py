@@ -14,10 +14,11 @@ from bids_speechdecode.steps.experiments.findings import (
     Experiment,
     Factors,
     Finding,
+    Found,
     contrast,
     from_law,
 )
-from bids_speechdecode.steps.experiments.subsets import count_windows
+from bids_speechdecode.steps.experiments.subsets import Subset, count_windows
 from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN
 
 Results = Sequence[tuple[Factors, Scored]]
@@ -55,7 +56,7 @@ def scaling(context: Context) -> Experiment:
     cells: dict[Cell, Factors] = {}
     for seed in seeds(context):
         for share, hours in _amounts(context, PRETRAINED, seed):
-            model = Training(PRETRAINED, seed, share)
+            model = Training(PRETRAINED, seed, Subset(share))
             tuned = Training(FINETUNED, seed, parent=model)
             of = {"share": share, "hours": hours, "seed": seed}
             cells[Cell(model, PRETRAIN, ambient)] = {"tested": AMBIENT, **of}
@@ -63,7 +64,7 @@ def scaling(context: Context) -> Experiment:
             cells[Cell(tuned, FINETUNE, task)] = {"tested": TASK, **of}
         alone = Cell(Training(TASK_ONLY, seed), FINETUNE, task)
         cells[alone] = {"tested": TASK, "share": 0.0, "hours": 0.0, "seed": seed}
-    return Experiment("scaling", cells, lambda results: list(_say_scaling(context, results)))
+    return Experiment("scaling", cells, lambda results: Found(_say_scaling(context, results)))
 
 
 def _amounts(context: Context, condition: str, seed: int) -> Iterator[tuple[float, float]]:
@@ -72,7 +73,7 @@ def _amounts(context: Context, condition: str, seed: int) -> Iterator[tuple[floa
     shares = settings.shares if condition == PRETRAINED else settings.task_shares
     before = 0
     for share in sorted(shares):
-        training = Training(condition, seed, share)
+        training = Training(condition, seed, Subset(share))
         n_windows = count_windows(vary(context, training).plan, training.role)
         if n_windows > before:
             step = min(context.config.windows.stride, context.config.windows.duration)
@@ -114,12 +115,12 @@ def finetune_size(context: Context) -> Experiment:
     for seed in seeds(context):
         for share, hours in _amounts(context, TASK_ONLY, seed):
             of = {"share": share, "hours": hours, "seed": seed}
-            alone = Training(TASK_ONLY, seed, share)
+            alone = Training(TASK_ONLY, seed, Subset(share))
             cells[Cell(alone, FINETUNE, task)] = {"pretrained": False, **of}
             if has_pretraining:
-                tuned = Training(FINETUNED, seed, share, parent=Training(PRETRAINED, seed))
+                tuned = Training(FINETUNED, seed, Subset(share), parent=Training(PRETRAINED, seed))
                 cells[Cell(tuned, FINETUNE, task)] = {"pretrained": True, **of}
-    return Experiment("finetune-size", cells, lambda results: list(_say_size(context, results)))
+    return Experiment("finetune-size", cells, lambda results: Found(_say_size(context, results)))
 
 
 def _say_size(context: Context, results: Results) -> Iterator[Finding]:

@@ -1,59 +1,106 @@
-"""Shares of the training data, nested: a small share is part of every larger one."""
+"""Parts of the windows: a share of the files, some days, some hours of the day."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bids_speechdecode.steps.experiments.times import Start, recording_starts
 from bids_speechdecode.steps.plan import PRETRAIN, ParticipantPlan, Piece
 
 
-def take_share(plan: ParticipantPlan, role: str, share: float, seed: int) -> ParticipantPlan:
-    """Return the plan with a share of the training windows of a role; all else stays.
+@dataclass(frozen=True)
+class Subset:
+    """Which windows of a role and split; by default all.
 
-    Whole units are taken in a random order until they hold the share of the usable windows:
-    recording files for pretraining, blocks of the task. At least one is taken.
+    Attributes
+    ----------
+    share : float
+        Of the usable windows, above 0. Whole units are taken in a random order until they hold it:
+        recording files for pretraining, blocks of the task; at least one. Nested: a small share is
+        part of every larger one of the same seed.
+    days : tuple of int
+        Since the participant's first recording; none: all.
+    hours : (float, float), optional
+        Of the day, from the first to before the second; over midnight if the first is larger.
+    """
+
+    share: float = 1.0
+    days: tuple[int, ...] = ()
+    hours: tuple[float, float] | None = None
+
+
+ALL = Subset()
+Keep = Callable[[Piece], np.ndarray]
+
+
+def take(
+    plan: ParticipantPlan, role: str, subset: Subset, *, seed: int = 0, split: str = "train"
+) -> ParticipantPlan:
+    """Return the plan with a part of the windows of a role and split; all else stays.
+
+    Pieces stay, since the targets of a sound belong to all of its pieces; their windows do not.
 
     Parameters
     ----------
     plan : ParticipantPlan
     role : str
-    share : float
-        Of the usable training windows, above 0; 1 keeps all.
+    subset : Subset
     seed : int
-        Of the order, in which all shares of one seed are nested.
+        Of the order in which shares are taken.
+    split : str
     """
-    if share >= 1:
+    if subset.days or subset.hours:
+        starts = recording_starts(plan)
+        plan = _replace(
+            plan, role, split, lambda p: p.usable & _is_in(starts[p.recording], p, subset)
+        )
+    if subset.share >= 1:
         return plan
-    training = plan.select(role, split="train")
+    taken = _draw_units(plan.select(role, split=split), subset.share, seed)
+    return _replace(plan, role, split, lambda piece: piece.usable & (_unit(piece) in taken))
+
+
+def _replace(plan: ParticipantPlan, role: str, split: str, keep: Keep) -> ParticipantPlan:
+    pieces = tuple(
+        replace(p, usable=keep(p)) if p.role == role and p.split == split else p
+        for p in plan.pieces
+    )
+    return replace(plan, pieces=pieces)
+
+
+def _is_in(start: Start, piece: Piece, subset: Subset) -> np.ndarray:
+    """Return which windows of a piece lie in the days and hours of a subset."""
+    inside = np.ones(len(piece.brain_starts), dtype=bool)
+    if subset.days:
+        inside &= np.isin(start.days(piece.brain_starts), subset.days)
+    if subset.hours:
+        hours, (low, high) = start.hours(piece.brain_starts), subset.hours
+        inside &= (hours >= low) & (hours < high) if low < high else (hours >= low) | (hours < high)
+    return inside
+
+
+def _draw_units(pieces: list[Piece], share: float, seed: int) -> set[Hashable]:
     counts: dict[Hashable, int] = {}
-    for piece in training:
+    for piece in pieces:
         unit = _unit(piece)
         counts[unit] = counts.get(unit, 0) + piece.n_usable
-    units = sorted(counts, key=str)
-    rng = np.random.default_rng([seed, 7])
-    wanted, taken = share * sum(counts.values()), set()
-    for index in rng.permutation(len(units)):
+    units = sorted((unit for unit in counts if counts[unit]), key=str)
+    wanted, taken = share * sum(counts.values()), set[Hashable]()
+    for index in np.random.default_rng([seed, 7]).permutation(len(units)):
         taken.add(units[index])
         if sum(counts[u] for u in taken) >= wanted:
             break
-    # Pieces stay, since the targets of a sound belong to all of its pieces; their windows do not.
-    kept = tuple(
-        p
-        if p.role != role or p.split != "train" or _unit(p) in taken
-        else replace(p, usable=np.zeros_like(p.usable))
-        for p in plan.pieces
-    )
-    return replace(plan, pieces=kept)
+    return taken
 
 
 def _unit(piece: Piece) -> Hashable:
     return piece.recording if piece.role == PRETRAIN else piece.block
 
 
-def count_windows(plan: ParticipantPlan, role: str) -> int:
-    """Return the usable training windows of a role, in the primary version of its sound."""
+def count_windows(plan: ParticipantPlan, role: str, split: str = "train") -> int:
+    """Return the usable windows of a role and split, in the primary version of its sound."""
     version = plan.versions(role)[0]
-    return sum(p.n_usable for p in plan.select(role, version, "train"))
+    return sum(p.n_usable for p in plan.select(role, version, split))

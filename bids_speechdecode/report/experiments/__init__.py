@@ -1,0 +1,1 @@
+"""What experiments found: a paragraph, figures and tables of each, per participant and group."""
