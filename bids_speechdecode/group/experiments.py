@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,14 @@ from bids_speechdecode.bids.derivatives import Derivatives
 from bids_speechdecode.bids.files import write_tsv
 from bids_speechdecode.bids.sidecars import fingerprint, read_table, signature, write_sidecar
 from bids_speechdecode.config import EXPERIMENTS, EvaluationConfig
-from bids_speechdecode.group.statistics import difference_over_participants
+from bids_speechdecode.group.statistics import (
+    GroupResult,
+    difference_over_participants,
+    measure_over_participants,
+)
 
 VERSION = 1
+RANK = "relative rank"  # unit of effects of which the negative is better
 Sources = Mapping[str, Path]  # of each participant, "sub-01"
 
 
@@ -58,17 +64,24 @@ def summarise_findings(
         known = part.dropna(subset=["effect"])
         if not len(known):
             continue
-        result = difference_over_participants(
-            known["effect"],
-            known["p"],
-            first=str(known["first"].iloc[0]),
-            second=str(known["second"].iloc[0]),
-            confidence=settings.confidence,
-            n_samples=settings.n_permutations,
-            rng=rng,
-        )
-        rows.append({"name": name, **asdict(result)})
+        result = _test(str(name), known, settings, rng)
+        rows.append({"name": name, "unit": known["unit"].iloc[0], **asdict(result)})
     return pd.DataFrame(rows).rename(columns={"mean": "effect"})
+
+
+def _test(
+    name: str, findings: pd.DataFrame, settings: EvaluationConfig, rng: np.random.Generator
+) -> GroupResult:
+    values, p_values = findings["effect"], findings["p"]
+    how: dict[str, Any] = {
+        "confidence": settings.confidence,
+        "n_samples": settings.n_permutations,
+        "rng": rng,
+    }
+    if findings["unit"].iloc[0] != RANK:
+        return measure_over_participants(values, p_values, name=name, **how)
+    first, second = (str(findings[side].iloc[0]) for side in ("first", "second"))
+    return difference_over_participants(values, p_values, first=first, second=second, **how)
 
 
 def write_findings(

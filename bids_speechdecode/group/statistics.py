@@ -131,6 +131,46 @@ def difference_over_participants(
     )
 
 
+def measure_over_participants(
+    values: ArrayLike,
+    p_values: ArrayLike,
+    *,
+    name: str,
+    confidence: float,
+    n_samples: int,
+    rng: np.random.Generator,
+) -> GroupResult:
+    """Return whether a measure whose null value is 0 differs from it, two-sided.
+
+    Parameters
+    ----------
+    values, p_values : array, shape (n_participants,)
+        Each participant's value and its own p-value; `GroupResult.n_better` counts those above 0
+        that are significant on their own.
+    name : str
+        Of the measure, for the conclusion.
+    confidence, n_samples, rng
+        As in `rank_against_chance`.
+    """
+    values, p_values = _check(values, p_values)
+    test = sign_flip(values, alternative="two-sided", n_samples=n_samples, rng=rng)
+    low, high = t_interval(values, confidence, bounds=(-np.inf, np.inf))
+    alpha = 1 - confidence
+    own = p_values <= alpha
+    n_above, n_below = int((own & (values > 0)).sum()), int((own & (values < 0)).sum())
+    alone = (
+        f"above 0 in {n_above} and below 0 in {n_below} of {len(values)} "
+        f"on their own (p <= {alpha:.2g})"
+    )
+    found = f"No evidence that {name} differs from 0"
+    if test.p <= alpha:
+        side = "above" if values.mean() > 0 else "below"
+        found = f"{name[:1].upper()}{name[1:]} is {side} 0 over participants"
+    conclusion = _conclude(test, alpha, found, alone)
+    mean = float(values.mean())
+    return GroupResult(len(values), mean, low, high, test.p, test.p_min, n_above, conclusion)
+
+
 def t_interval(
     values: np.ndarray, confidence: float, bounds: tuple[float, float]
 ) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import pandas as pd
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.decoding.evaluation import compare_ranks
 from bids_speechdecode.decoding.scaling import ScalingLaw
+from bids_speechdecode.group.experiments import RANK
 from bids_speechdecode.steps.experiments.cells import Cell, Scored
 
 Factors = Mapping[str, Any]
@@ -26,7 +27,7 @@ class Finding:
     name : str
         What was compared or fitted, the same in every participant.
     effect : float
-        In relative rank; negative is better.
+        0 where there is nothing; of relative ranks, negative is better.
     ci_low, ci_high, p, p_min : float
         NaN where there is none.
     n : int
@@ -34,8 +35,11 @@ class Finding:
     test : str
         How p was found.
     first, second : str
-        What is better where the effect is negative, and where it is positive.
+        What is better where the effect is negative, and where it is positive; "" for a measure
+        that compares nothing.
     text : str
+    unit : str
+        Of the effect.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Finding:
     first: str
     second: str
     text: str
+    unit: str = RANK
 
 
 @dataclass(frozen=True)
