@@ -25,7 +25,8 @@ from bids_speechdecode.decoding.checkpoint import read_state, write_state
 from bids_speechdecode.decoding.contrastive import ClipLoss, relative_ranks
 from bids_speechdecode.decoding.distributed import process_number
 from bids_speechdecode.decoding.encoder import Encoder
-from bids_speechdecode.decoding.windows import WindowSet
+from bids_speechdecode.decoding.pooled import PooledEncoder, PooledWindows
+from bids_speechdecode.decoding.windows import Signal, WindowSet
 from bids_speechdecode.errors import DataError, UsageError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -71,19 +72,19 @@ class History:
 class _Pairing(nn.Module):
     """Encoder and loss as one module, so that the temperature is synchronised like the weights."""
 
-    def __init__(self, encoder: Encoder, loss: ClipLoss) -> None:
+    def __init__(self, encoder: Encoder | PooledEncoder, loss: ClipLoss) -> None:
         super().__init__()
         self.encoder = encoder
         self.loss = loss
 
-    def forward(self, signal: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+    def forward(self, signal: Signal, audio: torch.Tensor) -> torch.Tensor:
         return self.loss(self.encoder(signal), audio)
 
 
 def train(
-    encoder: Encoder,
-    train: WindowSet,
-    val: WindowSet,
+    encoder: Encoder | PooledEncoder,
+    train: WindowSet | PooledWindows,
+    val: WindowSet | PooledWindows,
     settings: TrainingConfig,
     *,
     seed: int,
@@ -105,9 +106,10 @@ def train(
 
     Parameters
     ----------
-    encoder : Encoder
-    train, val : WindowSet
-        On `device`.
+    encoder : Encoder or PooledEncoder
+    train, val : WindowSet or PooledWindows
+        On `device`; pooled ones for a pooled encoder. Windows are compared with windows of their
+        own participant alone.
     settings : TrainingConfig
     seed : int
         Of the order of the windows and of dropout.
@@ -133,7 +135,8 @@ def train(
     _require_pairs(val, "validation")
     device = torch.device(device)
     with _reproducible(device, seed), _frozen(encoder, frozen) as held:
-        run = _Run(encoder.to(device), held, len(train), settings, seed, device, precision)
+        n_batches = train.n_batches(settings.batch_size)
+        run = _Run(encoder.to(device), held, n_batches, settings, seed, device, precision)
         key = _identity(encoder, train, val, settings, seed, precision, frozen, run.n_processes)
         saved = read_state(checkpoint) if checkpoint is not None and resume else None
         if saved is not None and saved["key"] == key:
@@ -168,9 +171,9 @@ class _Run:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: Encoder | PooledEncoder,
         held: Sequence[nn.Module],
-        n_windows: int,
+        n_batches: int,
         settings: TrainingConfig,
         seed: int,
         device: torch.device,
@@ -183,25 +186,24 @@ class _Run:
         pairing = _Pairing(encoder, self.loss)
         optimizer = _make_optimizer(pairing, settings)
         self.pairing, self.optimizer = self.accelerator.prepare(pairing, optimizer)
-        n_steps = settings.max_epochs * _n_batches(n_windows, settings.batch_size)
+        n_steps = settings.max_epochs * n_batches
         self.scheduler = _make_scheduler(optimizer, settings, n_steps)
         self.order = torch.Generator().manual_seed(seed)
         self.history = History()
         self.best_weights: dict[str, torch.Tensor] = {}
 
-    def pass_over(self, windows: WindowSet) -> float:
+    def pass_over(self, windows: WindowSet | PooledWindows) -> float:
         """Train on every window once, in random order; return the mean loss."""
         self.pairing.train()
         for module in self.held:
             module.eval()
-        order = torch.randperm(len(windows), generator=self.order)
         total = torch.zeros((), device=windows.device)
-        for batch in _batches(order, self.settings.batch_size):
+        for part, batch in windows.batches(self.settings.batch_size, self.order):
             index = batch[self.accelerator.process_index :: self.n_processes].to(windows.device)
-            loss = self.pairing(windows.brain(index), windows.audio(index))
+            loss = self.pairing(part.read(index), part.audio(index))
             self._step(loss)
             total += loss.detach() * len(batch)
-        return _require_finite_loss(float(total) / len(order), len(self.history.epochs))
+        return _require_finite_loss(float(total) / len(windows), len(self.history.epochs))
 
     def _step(self, loss: torch.Tensor) -> None:
         self.optimizer.zero_grad()
@@ -211,7 +213,7 @@ class _Run:
         self.optimizer.step()
         self.scheduler.step()
 
-    def add_epoch(self, train_loss: float, val: WindowSet, seconds: float) -> Epoch:
+    def add_epoch(self, train_loss: float, val: WindowSet | PooledWindows, seconds: float) -> Epoch:
         """Validate, note the epoch and keep its weights if they are the best so far."""
         scores = [_validate(self.encoder, self.loss, val, self.settings.batch_size)]
         # One process's word, so that all stop at the same epoch.
@@ -260,38 +262,29 @@ class _Run:
         self.history = History([Epoch(**epoch) for epoch in state["history"]])
 
 
-def _n_batches(n_windows: int, batch_size: int) -> int:
-    return math.ceil(n_windows / batch_size)
-
-
-def _batches(order: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
-    """Cut into batches of at most `batch_size`, equal but for one.
-
-    So no window is left out and no batch is so small that its statistics and its handful of
-    negatives mean nothing.
-    """
-    yield from order.tensor_split(_n_batches(len(order), batch_size))
-
-
 def _embed(encoder: nn.Module, windows: WindowSet, batch_size: int) -> torch.Tensor:
     was_training = encoder.training
     encoder.eval()
     index = torch.arange(len(windows), device=windows.device)
-    parts = [encoder(windows.brain(part)).float() for part in index.split(batch_size)]
+    parts = [encoder(windows.read(part)).float() for part in index.split(batch_size)]
     encoder.train(was_training)
     return torch.cat(parts)
 
 
 @torch.no_grad()
 def _validate(
-    encoder: Encoder, loss: ClipLoss, val: WindowSet, batch_size: int
+    encoder: nn.Module, loss: ClipLoss, val: WindowSet | PooledWindows, batch_size: int
 ) -> tuple[float, float]:
-    """Return the mean loss in batches and the mean relative rank among all windows."""
+    """Return the mean loss in batches and the mean relative rank among a part's windows."""
     loss.eval()  # every process validates on all windows
-    brain = _embed(encoder, val, batch_size)
-    parts = list(_batches(torch.arange(len(val), device=val.device), batch_size))
-    losses = [float(loss(brain[part], val.audio(part))) * len(part) for part in parts]
-    return sum(losses) / len(val), float(relative_ranks(brain, val.targets).relative.mean())
+    losses, ranks = [], []
+    for part in val.parts:
+        brain = _embed(encoder, part, batch_size)
+        for _, batch in part.batches(batch_size):
+            index = batch.to(part.device)
+            losses.append(float(loss(brain[index], part.audio(index))) * len(index))
+        ranks.append(relative_ranks(brain, part.targets).relative)
+    return sum(losses) / len(val), float(np.concatenate(ranks).mean())
 
 
 def _make_accelerator(device: torch.device, precision: Precision) -> Accelerator:
@@ -348,7 +341,7 @@ def _reproducible(device: torch.device, seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _frozen(encoder: Encoder, names: Sequence[str]) -> Iterator[list[nn.Module]]:
+def _frozen(encoder: nn.Module, names: Sequence[str]) -> Iterator[list[nn.Module]]:
     """Hold the named submodules: no gradient. Yields them; afterwards gradients are as before."""
     held = [encoder.get_submodule(name) for name in names]
     before = {p: p.requires_grad for module in held for p in module.parameters()}
@@ -362,9 +355,9 @@ def _frozen(encoder: Encoder, names: Sequence[str]) -> Iterator[list[nn.Module]]
 
 
 def _identity(
-    encoder: Encoder,
-    train: WindowSet,
-    val: WindowSet,
+    encoder: Encoder | PooledEncoder,
+    train: WindowSet | PooledWindows,
+    val: WindowSet | PooledWindows,
     settings: TrainingConfig,
     seed: int,
     precision: Precision,
@@ -374,7 +367,7 @@ def _identity(
     """Return what a checkpoint must agree with to be gone on from."""
     sums = [
         [len(w), int(w.starts.sum()), float(w.targets.sum(dtype=torch.float64))]
-        for w in (train, val)
+        for w in (*train.parts, *val.parts)
     ]
     start = [float(p.detach().sum(dtype=torch.float64)) for p in encoder.parameters()]
     spec, chosen = dataclasses.asdict(encoder.spec), asdict(settings)
@@ -394,12 +387,13 @@ def _set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> 
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-def _require_pairs(windows: WindowSet, name: str) -> None:
-    if len(windows) < 2:
+def _require_pairs(windows: WindowSet | PooledWindows, name: str) -> None:
+    fewest = min(len(part) for part in windows.parts)
+    if fewest < 2:
         raise DataError(
             f"Too few {name} windows.",
             expected="at least 2, since every window is compared with others",
-            found=str(len(windows)),
+            found=str(fewest),
         )
 
 

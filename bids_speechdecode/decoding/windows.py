@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,8 @@ import torch
 from bids_speechdecode.errors import DataError
 from bids_speechdecode.timeline import Interval
 
+# What an encoder reads: windows, (B, C, T); of several participants, with the number of theirs.
+Signal = torch.Tensor | tuple[int, torch.Tensor]
 # A window may end this much (seconds) after its interval: binary floats, not sound.
 _SLACK = 1e-6
 
@@ -118,6 +121,39 @@ class WindowSet:
     def device(self) -> torch.device:
         """Where signal and targets live."""
         return self.signal.device
+
+    @property
+    def parts(self) -> tuple[WindowSet, ...]:
+        """The sets within which windows are compared: this one."""
+        return (self,)
+
+    def n_batches(self, size: int) -> int:
+        """Return the number of batches of at most `size` windows."""
+        return math.ceil(len(self) / size)
+
+    def batches(
+        self, size: int, order: torch.Generator | None = None
+    ) -> list[tuple[WindowSet, torch.Tensor]]:
+        """Return every window once, as (set, index) of batches of at most `size`.
+
+        Batches are equal but for one window. So no window is left out and no batch is so small
+        that its statistics and its handful of negatives mean nothing.
+
+        Parameters
+        ----------
+        size : int
+        order : torch.Generator, optional
+            Draws the order of the windows; without it they come as they are.
+        """
+        n_windows = len(self)
+        index = (
+            torch.arange(n_windows) if order is None else torch.randperm(n_windows, generator=order)
+        )
+        return [(self, part) for part in index.tensor_split(self.n_batches(size))]
+
+    def read(self, index: torch.Tensor) -> Signal:
+        """Return what an encoder reads of the windows in `index`."""
+        return self.brain(index)
 
     def brain(self, index: torch.Tensor) -> torch.Tensor:
         """Return the signal of the windows in `index`, float32, shape (B, C, T)."""
