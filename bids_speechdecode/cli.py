@@ -29,6 +29,7 @@ from bids_speechdecode.arguments import (
 from bids_speechdecode.config import (
     LEVELS,
     STEPS_OF,
+    WITHOUT_MODEL,
     Config,
     Request,
     load_config,
@@ -220,9 +221,9 @@ def _configure(given: Mapping[str, Any]) -> Config:
     typed |= _speech_models(given)
     if given["analysis"] == "encoding" and "preprocess.reference" in typed:
         typed["encoding.reference"] = typed.pop("preprocess.reference")  # of another default
-    if typed.get("target.name") == "mel" and "target.model" in typed:
+    if typed.get("target.name") in WITHOUT_MODEL and "target.model" in typed:
         raise UsageError(
-            "--target mel uses no speech model",
+            f"--target {typed['target.name']} uses no speech model",
             found=f"--speech-model {typed['target.model']}",
             fix="leave --speech-model out, or choose another --target",
         )

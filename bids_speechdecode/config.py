@@ -57,7 +57,9 @@ DEFAULT_MODELS = {
     "wavlm": ("microsoft/wavlm-base-plus", 9),
     "whisper": ("openai/whisper-small.en", 9),
     "mel": ("", 0),
+    "energy": ("", 0),
 }
+WITHOUT_MODEL = ("mel", "energy")  # targets that need no speech model
 
 
 Band = Literal["slow", "theta", "alpha", "beta", "gamma", "highgamma"]
@@ -125,7 +127,7 @@ class SelectionConfig:
 class TargetConfig:
     """Sound -> targets."""
 
-    name: Literal["wav2vec2", "hubert", "wavlm", "whisper", "mel"] = "wav2vec2"  # [P]
+    name: Literal["wav2vec2", "hubert", "wavlm", "whisper", "mel", "energy"] = "wav2vec2"  # [P]
     model: str = "facebook/wav2vec2-large-xlsr-53"  # hub name or folder
     layer: Annotated[int, Range(least=0)] = (
         19  # hidden_states[layer], 0 is the input of the transformer [P]
@@ -148,6 +150,7 @@ class WindowConfig:
     )
     voice_activity: bool = False  # leave out windows in which nobody speaks
     min_voiced_fraction: Share = 0.1
+    words_only: bool = False  # leave out windows without a word, as the target text does
 
 
 @dataclass(frozen=True)
@@ -361,7 +364,7 @@ def override(
     """Return `config` with some values replaced, checked and converted.
 
     Naming another kind of target also replaces a model and a layer that were the old kind's
-    default.
+    default; naming ``energy`` also asks for frames.
 
     Parameters
     ----------
@@ -386,6 +389,8 @@ def override(
     'mel'
     """
     changes = _follow_target(config, changes)
+    if changes.get("target.name") == "energy":
+        changes = {"target.pooling": "frames", **changes}
     values: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         section, key, hint = _find(name, where)
@@ -479,12 +484,19 @@ def _check_together(config: Config, where: str | Path) -> None:
             config.preprocess.highpass >= config.preprocess.rate / 2
         ),
         "chunk (of audio through the model) is shorter than a window": (
-            target.name != "mel" and target.chunk < windows.duration
+            target.name not in WITHOUT_MODEL and target.chunk < windows.duration
         ),
         "frame_rate gives no frame in a window": (
             target.pooling == "frames" and target.frame_rate * windows.duration < 1
         ),
-        f"target {target.name!r} needs a model": target.name != "mel" and not target.model,
+        "target 'text' has no frames: a sentence encoder gives one vector for all words of a "
+        'window (pooling = "mean")': target.name == TEXT and target.pooling == "frames",
+        f"target {target.name!r} needs a model": (
+            target.name not in WITHOUT_MODEL and not target.model
+        ),
+        "target 'energy' with pooling 'mean' is one number, of which a cosine sees the sign only": (
+            target.name == "energy" and target.pooling == "mean"
+        ),
         "--select radius needs --center X,Y,Z (center in [selection])": "radius"
         in config.selection.rules
         and not config.selection.center,

@@ -23,8 +23,9 @@ from bids_speechdecode.audio.adapters import (
     fingerprint_files,
     merge_adapters,
 )
+from bids_speechdecode.audio.energy import Energy, energy_fingerprint
 from bids_speechdecode.audio.model_files import WITHOUT_WEIGHTS
-from bids_speechdecode.config import TargetConfig
+from bids_speechdecode.config import WITHOUT_MODEL, TargetConfig
 from bids_speechdecode.errors import DataError, MissingInputError, UsageError
 
 AUDIO_RATE = 16000
@@ -130,8 +131,16 @@ def load_speech_model(
         If there are no safetensors weights, or they or an adapter do not fit the model.
     """
     device = torch.device(device)
+    if settings.name == "text":
+        raise UsageError(
+            "A text target reads words: it has no speech model",
+            expected="--target wav2vec2, hubert, wavlm, whisper or mel",
+            found="text",
+        )
     if settings.name == "mel":
         return MelSpectrogram(device)
+    if settings.name == "energy":
+        return Energy(device)
     layers = (settings.layer,) if layers is None else tuple(layers)
     files = find_model_files(settings.model)
     config = _read_config(files.folder, settings, layers)
@@ -151,12 +160,14 @@ def model_fingerprint(settings: TargetConfig) -> str:
     """Return a text that changes when the model does, wherever its files lie."""
     if settings.name == "mel":
         return f"mel {MEL_BANDS} {MEL_N_FFT} {MEL_HOP} {MEL_OFFSET} v1"
+    if settings.name == "energy":
+        return energy_fingerprint()
     return fingerprint_files(find_model_files(settings.model))
 
 
 def require_layers(settings: TargetConfig, layers: tuple[int, ...]) -> None:
     """Raise, as `load_speech_model` does, unless the model has these layers; loads no weights."""
-    if settings.name != "mel":
+    if settings.name not in WITHOUT_MODEL:
         _read_config(find_model_files(settings.model).folder, settings, layers)
 
 
@@ -485,7 +496,7 @@ def _merge(module: nn.Module, files: ModelFiles) -> None:
 def _load_weights(folder: Path, config: Any) -> Any:
     """Return the model with the weights it needs, or raise; never with a random weight."""
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             model, report = transformers.AutoModel.from_pretrained(
                 folder,
                 config=config,
@@ -521,7 +532,7 @@ def _unloadable(folder: Path, error: Exception) -> DataError:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Hold back transformers' progress bar and its list of the weights that we leave out."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -12,7 +12,7 @@ import pandas as pd
 
 from bids_speechdecode.anatomy.atlas import DEFAULT, SPEECH_ROI
 from bids_speechdecode.anatomy.spaces import family
-from bids_speechdecode.config import Config
+from bids_speechdecode.config import WITHOUT_MODEL, Config
 from bids_speechdecode.errors import DataError
 from bids_speechdecode.report.page import DASH, Table, make_table
 from bids_speechdecode.report.references import ENCODING_REFERENCES, REFERENCES, Reference
@@ -128,7 +128,7 @@ def cited_references(
     """
     # wav2vec 2.0 is the paper's target, so it is cited whatever this run used.
     unused = set(SPEECH_MODELS) - {"wav2vec2", settings["target"]["name"]}
-    if settings["target"]["name"] == "mel":
+    if settings["target"]["name"] in WITHOUT_MODEL:
         unused.add("transformers")
     unused |= (electrodes or Electrodes()).unused(settings)
     used = [reference for reference in REFERENCES if reference.key not in unused]
@@ -271,6 +271,8 @@ def describe_target(settings: Settings) -> str:
     target = settings["target"]
     if target["name"] == "mel":
         return "mel spectrogram, 40 bands"
+    if target["name"] == "energy":
+        return "level of the sound (dB), no spectrum"
     return f"{SPEECH_MODELS[target['name']]}, layer {target['layer']}"
 
 
@@ -285,7 +287,8 @@ def describe_weights(settings: Settings, tuned: TunedTarget | None = None) -> st
     target = settings["target"]
     if tuned:
         return f"{tuned.base}, tuned on fMRI ({tuned.name})"
-    return "none: no speech model" if target["name"] == "mel" else str(target["model"])
+    without = target["name"] in WITHOUT_MODEL
+    return "none: no speech model" if without else str(target["model"])
 
 
 def describe_pooling(settings: Settings) -> str:

@@ -39,6 +39,7 @@ _HELP = {
     "best_voxel_correlation": "of the best voxel's signal with signal plus noise (pair)",
     "repetition_time": "of the fMRI, in seconds (pair)",
     "voxels": "along each edge of the volume (pair)",
+    "loudness_only": "contacts follow how loud it is and nothing else",
     "line_frequency": "of the mains, in hertz",
     "seed": "the same seed gives the same bytes",
 }
@@ -64,7 +65,8 @@ def _options(command: Any) -> Any:
             option = click.option(name, type=click.Choice(FORMATS), help="of the recordings")
         else:
             kind = type(field.default)
-            option = click.option(name, type=kind, help=_HELP[field.name])
+            flag = {"is_flag": True, "default": None} if kind is bool else {}
+            option = click.option(name, type=kind, help=_HELP[field.name], **flag)
         command = option(command)
     return command
 

@@ -104,6 +104,8 @@ def draw_brain(
     story: np.ndarray,
     best_correlation: float,
     rng: np.random.Generator,
+    *,
+    loudness_only: bool = False,
 ) -> Brain:
     """Return a brain whose auditory contacts have response functions of their own.
 
@@ -117,6 +119,8 @@ def draw_brain(
         Planted correlation of a contact in the core (see `SimulationSettings`).
     rng : numpy.random.Generator
         Source of latencies, tuning and polarity.
+    loudness_only : bool
+        Whether all follow the envelope alone: no onsets, no bands.
     """
     auditory = tuple(i for i, contact in enumerate(contacts) if contact.is_auditory)
     weight = np.array([contacts[i].weight for i in auditory])
@@ -125,6 +129,8 @@ def draw_brain(
     latency = np.clip(0.06 + 0.003 * core + rng.normal(0, 0.015, len(auditory)), 0.05, 0.25)
     hearing = [contacts[i] for i in auditory]
     tuning = _draw_tuning(hearing, rng) / story.std(axis=0)
+    if loudness_only:
+        tuning[:, 1:] = 0.0
     field = smooth_over_space(hearing, rng.standard_normal(len(hearing)))
     polarity = np.where(field < 0, -1.0, 1.0)
     slow = (polarity * _biphasic(latency)).T[:, None, :] * tuning[:, :, None]

@@ -62,7 +62,9 @@ def draw_participant(
 ) -> Participant:
     """Return a participant; `story` are the drives of ordinary speech, as `draw_brain` takes."""
     contacts = draw_contacts(settings.shafts, settings.contacts, rng)
-    brain = draw_brain(contacts, story, settings.best_correlation, rng)
+    brain = draw_brain(
+        contacts, story, settings.best_correlation, rng, loudness_only=settings.loudness_only
+    )
     deaf = [i for i, contact in enumerate(contacts) if not contact.is_auditory]
     bad = sorted(rng.choice(deaf, min(len(deaf) // 3, int(rng.integers(1, 3))), replace=False))
     return Participant(

@@ -32,6 +32,8 @@ class SimulationSettings:
     # Published values for single contacts are 0.1 to 0.4; within them, 0.15 was chosen because
     # backward ridge then ranks the audiobook at about 0.2 (see docs/simulation.md).
     best_correlation: float = 0.15
+    # Contacts follow how loud it is and nothing else: what a model decodes is loudness.
+    loudness_only: bool = False
     line_frequency: float = 50.0
     format: Format = "brainvision"
     seed: int = 0

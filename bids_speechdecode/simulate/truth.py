@@ -24,8 +24,11 @@ def truth_folder(root: Path) -> Path:
 
 def write_settings(root: Path, settings: SimulationSettings) -> None:
     """Write the settings and the definition of the drives."""
+    told = dataclasses.asdict(settings)
+    if not settings.loudness_only:
+        del told["loudness_only"]
     content: dict[str, Any] = {
-        "Settings": dataclasses.asdict(settings),
+        "Settings": told,
         "FrameRate": FRAME_RATE,
         "Drives": list(DRIVES),
         "BandEdges": [round(float(edge), 3) for edge in BAND_EDGES],

@@ -19,6 +19,7 @@ LINEAR, TASK_ONLY, FROZEN, FINETUNED = "linear", "taskonly", "frozen", "finetune
 WORK = ".work"  # folder of checkpoints in the output, unless the user names another
 BACKWARD, ZERO_SHOT, PRETRAINED = "backward", "zeroshot", "pretrained"
 PROJECTION = "projection"
+RANDOM = "random"  # an encoder as it is before any training
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ def signal_fingerprint(planned: PlannedRecording) -> str:
 
 def plan_fingerprint(context: Context, role: str) -> dict[str, Any]:
     """Return what identifies the windows of a role: recordings, splits and times."""
+    windows = asdict(context.config.windows)
+    del windows["words_only"]  # it shows in which windows are usable
     return {
         "pieces": [
             (
@@ -149,6 +152,6 @@ def plan_fingerprint(context: Context, role: str) -> dict[str, Any]:
             )
             for p in context.plan.select(role)
         ],
-        "windows": asdict(context.config.windows),
+        "windows": windows,
         "min_good_fraction": context.config.preprocess.min_good_fraction,
     }

@@ -23,6 +23,7 @@ from bids_speechdecode.audio.waveform import fit_length, read_audio, resample
 from bids_speechdecode.bids.alignment import Segment
 from bids_speechdecode.bids.files import write_array
 from bids_speechdecode.bids.sidecars import signature, write_sidecar
+from bids_speechdecode.config import WITHOUT_MODEL
 from bids_speechdecode.errors import DataError
 from bids_speechdecode.signals.readers import SignalReader, open_signal
 from bids_speechdecode.steps.context import Context, source_fingerprint
@@ -64,7 +65,7 @@ def _audio_name(context: Context, piece: Piece) -> str:
 def target_name(context: Context) -> str:
     """Return the target as one word for file names, e.g. ``wav2vec2L19mean``."""
     target = context.config.target
-    layer = "" if target.name == "mel" else f"L{target.layer}"
+    layer = "" if target.name in WITHOUT_MODEL else f"L{target.layer}"
     return f"{target.name}{layer}{target.pooling}"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bids_speechdecode.config import WITHOUT_MODEL
 from bids_speechdecode.encoding.compared import split_label
 from bids_speechdecode.report.encoding.models import CONTROL_TO_WORDS, band_words
 from bids_speechdecode.report.encoding.results import Encoding
@@ -66,7 +67,7 @@ class Encoded:
             return ()
         target = self.settings["target"]["name"]
         unused = set(SPEECH_MODELS) - {target}
-        unused |= {"transformers"} if target == "mel" else set()
+        unused |= {"transformers"} if target in WITHOUT_MODEL else set()
         unused |= set() if self.is_tuned else {"lora"}
         unused |= set() if CONTROL_TO_WORDS["phase"] in self.controls else {"theiler"}
         unused |= set() if self.is_unique else {"nunez", "dupre"}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bids_speechdecode.config import DEFAULT_MODELS
+from bids_speechdecode.config import DEFAULT_MODELS, WITHOUT_MODEL
 from bids_speechdecode.errors import UsageError
 from bids_speechdecode.steps.context import FINETUNED, PRETRAINED, TASK_ONLY, Context
 from bids_speechdecode.steps.experiments.cells import Cell, Scored, Training
@@ -35,7 +35,7 @@ Changes = tuple[tuple[str, Any], ...]
 def targets(context: Context) -> Experiment:
     """Compare the run's target with those of ``experiments.targets``."""
     own = context.config.target
-    name = own.name if own.name == "mel" else f"{own.name} layer {own.layer}"
+    name = own.name if own.name in WITHOUT_MODEL else f"{own.name} layer {own.layer}"
     arms: dict[str, Changes] = {name: ()}
     for text in context.config.experiments.targets:
         label, changes = _read_target(text)
@@ -64,7 +64,7 @@ def _read_target(text: str) -> tuple[str, Changes]:
         ("target.model", model),
         ("target.layer", int(layer or default)),
     )
-    return (name if name == "mel" else f"{name} layer {layer or default}"), changes
+    return (name if name in WITHOUT_MODEL else f"{name} layer {layer or default}"), changes
 
 
 def encoders(context: Context) -> Experiment:

@@ -31,7 +31,7 @@ from bids_speechdecode.bids.dataset import Dataset
 from bids_speechdecode.bids.derivatives import Derivatives
 from bids_speechdecode.bids.files import invalidate, write_tsv
 from bids_speechdecode.bids.sidecars import fingerprint, read_sidecar, signature, write_sidecar
-from bids_speechdecode.config import Config, Control, FmriConfig, TargetConfig
+from bids_speechdecode.config import WITHOUT_MODEL, Config, Control, FmriConfig, TargetConfig
 from bids_speechdecode.decoding.checkpoint import read_state, write_state
 from bids_speechdecode.encoding.fmri_tuning import Story, Tuned, tune, with_amount, with_control
 from bids_speechdecode.encoding.listener import hear_story
@@ -181,11 +181,11 @@ def folder_of(out: Derivatives, label: str) -> Path:
 
 
 def _require_weights(target: TargetConfig) -> None:
-    if target.name == "mel":
+    if target.name in WITHOUT_MODEL:
         raise UsageError(
             "The target has no weights that could be tuned.",
             expected="--target wav2vec2, hubert, wavlm or whisper",
-            found="mel",
+            found=target.name,
             fix="name another target, or the model with --speech-model",
         )
 
