@@ -58,8 +58,10 @@ DEFAULT_MODELS = {
     "whisper": ("openai/whisper-small.en", 9),
     "mel": ("", 0),
     "energy": ("", 0),
+    "text": ("sentence-transformers/all-MiniLM-L6-v2", 6),
 }
 WITHOUT_MODEL = ("mel", "energy")  # targets that need no speech model
+TEXT = "text"  # the target that reads words and hears no sound
 
 
 Band = Literal["slow", "theta", "alpha", "beta", "gamma", "highgamma"]
@@ -125,9 +127,11 @@ class SelectionConfig:
 
 @dataclass(frozen=True)
 class TargetConfig:
-    """Sound -> targets."""
+    """Sound, or the words in it -> targets."""
 
-    name: Literal["wav2vec2", "hubert", "wavlm", "whisper", "mel", "energy"] = "wav2vec2"  # [P]
+    name: Literal["wav2vec2", "hubert", "wavlm", "whisper", "mel", "energy", "text"] = (
+        "wav2vec2"  # [P]
+    )
     model: str = "facebook/wav2vec2-large-xlsr-53"  # hub name or folder
     layer: Annotated[int, Range(least=0)] = (
         19  # hidden_states[layer], 0 is the input of the transformer [P]
@@ -484,7 +488,7 @@ def _check_together(config: Config, where: str | Path) -> None:
             config.preprocess.highpass >= config.preprocess.rate / 2
         ),
         "chunk (of audio through the model) is shorter than a window": (
-            target.name not in WITHOUT_MODEL and target.chunk < windows.duration
+            target.name not in (*WITHOUT_MODEL, TEXT) and target.chunk < windows.duration
         ),
         "frame_rate gives no frame in a window": (
             target.pooling == "frames" and target.frame_rate * windows.duration < 1

@@ -18,7 +18,7 @@ import soundfile
 
 from bids_speechdecode.bids.dataset import list_recordings, open_dataset
 from bids_speechdecode.bids.derivatives import Derivatives
-from bids_speechdecode.bids.stimuli import read_words
+from bids_speechdecode.bids.words import read_words
 from bids_speechdecode.config import Config, EncodingConfig, InputConfig, Nuisance, TargetConfig
 from bids_speechdecode.encoding.ceilings import Powers
 from bids_speechdecode.encoding.folds import Folds

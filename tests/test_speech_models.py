@@ -289,7 +289,7 @@ def test_offline_without_weights_names_the_commands(
     """Compute nodes have no network: exit 66, how to fetch, how to do without; nothing is tried."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(model_files, "_fetch", lambda name: pytest.fail("the network was tried"))
+    monkeypatch.setattr(model_files, "_fetch", lambda *_: pytest.fail("the network was tried"))
     with pytest.raises(MissingInputError) as error:
         load_speech_model(TargetConfig())
     message = str(error.value)

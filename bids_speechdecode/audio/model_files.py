@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
@@ -24,7 +24,7 @@ CONVERSION_AUTHOR = "SFconvertbot"  # the hub's own service that adds safetensor
 WITHOUT_WEIGHTS = "or do without any model: --target mel (decoding), --speech-model mel (encoding)"
 
 
-def find_model(name: str) -> Path:
+def find_model(name: str, more: Sequence[str] = ()) -> Path:
     """Return the folder with the configuration and the safetensors weights of a model.
 
     A folder of that name comes first, then the Hugging Face cache; the network is tried last,
@@ -34,6 +34,8 @@ def find_model(name: str) -> Path:
     ----------
     name : str
         A folder, or the name of a model on the Hugging Face hub.
+    more : sequence of str
+        Patterns of further files to fetch.
 
     Raises
     ------
@@ -53,17 +55,18 @@ def find_model(name: str) -> Path:
     cached = _cached_snapshot(name)
     if cached is None and constants.HF_HUB_OFFLINE:
         raise _absent(name, "nothing in the cache, and HF_HUB_OFFLINE is set")
-    return cached or _require_complete(_fetch(name))
+    return cached or _require_complete(_fetch(name, more))
 
 
-def fingerprint_folder(folder: Path) -> str:
+def fingerprint_folder(folder: Path, more: Sequence[str] = ()) -> str:
     """Return a hash of a model's settings and weights that reads a few megabytes at most.
 
     Settings are hashed whole; of each weights file the size and 64 KiB at 64 evenly spaced
-    places. It does not depend on where the files lie or when they were written.
+    places. It does not depend on where the files lie or when they were written. `more` are patterns of
+    further files that count.
     """
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in NEEDED_FILES for path in folder.glob(pattern)):
+    for path in sorted(path for pattern in (*NEEDED_FILES, *more) for path in folder.glob(pattern)):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
         with path.open("rb") as file:
@@ -153,7 +156,7 @@ def _cached_snapshot(name: str) -> Path | None:
     return next(usable, None)
 
 
-def _fetch(name: str) -> Path:
+def _fetch(name: str, more: Sequence[str]) -> Path:
     """Download what is needed of a model into the Hugging Face cache; return the folder."""
     try:
         revision = _within(NETWORK_TIMEOUT, lambda: _safe_revision(HfApi(), name))
@@ -164,7 +167,8 @@ def _fetch(name: str) -> Path:
             name, f"nothing in the cache, and the hub does not answer ({error})"
         ) from error
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(NEEDED_FILES)))
+        wanted = [*NEEDED_FILES, *more]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except Exception as error:
         raise TemporaryError(
             "The download of a speech model broke off",

@@ -6,8 +6,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import soundfile
 
 from bids_speechdecode.bids.tables import require_content
@@ -101,66 +99,3 @@ def _probe(path: Path) -> AudioSource:
     if not info.frames:
         raise DataError("An audio file is empty.", found="0 samples", where=path)
     return AudioSource(path, None, info.frames / info.samplerate, float(info.samplerate))
-
-
-# Where the times of the words of ``talk.wav`` are looked for, beside it.
-_WORD_TABLES = ("{}_words.tsv", "{}_transcript.csv", "{}_transcript.tsv", "{}_words.csv")
-_WORD_COLUMNS = {"onset": ("onset", "start"), "offset": ("offset", "end", "stop")}
-
-
-def read_words(audio: Path) -> pd.DataFrame | None:
-    """Return when each word of a sound file is spoken, or None where no table says it.
-
-    Parameters
-    ----------
-    audio : path
-        ``talk.wav``; its words are in ``talk_words.tsv`` or ``talk_transcript.csv`` beside it, with
-        columns ``onset`` (or ``start``) and, where known, ``offset`` (or ``end``).
-
-    Returns
-    -------
-    DataFrame or None
-        Columns onset and offset, seconds of the audio, in order; offset is NaN where unknown.
-
-    Raises
-    ------
-    DataError
-        There is a table that cannot be read, has no column of onsets, or no onset that is a number.
-    MissingInputError
-        The content of the table was not downloaded.
-    """
-    stem = audio.name.partition(".")[0]
-    paths = [audio.with_name(name.format(stem)) for name in _WORD_TABLES]
-    path = next((p for p in paths if p.is_file() or p.is_symlink()), None)
-    if path is None:
-        return None
-    require_content(path, audio.parent)
-    separator = "\t" if path.suffix == ".tsv" else ","
-    try:
-        table = pd.read_csv(path, sep=separator, na_values=["n/a"], encoding="utf-8-sig")
-    except (UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise DataError(
-            "A table of words cannot be read.",
-            expected="a header line and rows of text in UTF-8, separated by "
-            + ("tabs" if separator == "\t" else "commas"),
-            found=str(error),
-            where=path,
-            fix="save it anew, or remove it",
-        ) from error
-    table.columns = [str(c).strip().lower() for c in table.columns]
-    found = {
-        name: next((table[c] for c in choices if c in table), None)
-        for name, choices in _WORD_COLUMNS.items()
-    }
-    onsets = pd.to_numeric(found["onset"], errors="coerce") if found["onset"] is not None else None
-    if onsets is None or not onsets.notna().any():
-        raise DataError(
-            "A table of words has no times.",
-            expected="a column onset (or start) in seconds of the audio",
-            found=", ".join(table.columns),
-            where=path,
-            fix="name the column onset, or remove the table",
-        )
-    offsets = found["offset"] if found["offset"] is not None else np.nan
-    words = pd.DataFrame({"onset": onsets, "offset": pd.to_numeric(offsets, errors="coerce")})
-    return words[words["onset"].notna()].sort_values("onset", ignore_index=True)

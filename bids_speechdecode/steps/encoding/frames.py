@@ -18,7 +18,7 @@ from bids_speechdecode.audio.nuisance import nuisance_features
 from bids_speechdecode.audio.speech_models import load_speech_model
 from bids_speechdecode.bids.files import write_array
 from bids_speechdecode.bids.sidecars import read_sidecar, signature, write_sidecar
-from bids_speechdecode.bids.stimuli import read_words
+from bids_speechdecode.bids.words import read_words
 from bids_speechdecode.errors import MissingInputError
 from bids_speechdecode.steps.context import (
     Context,
