@@ -127,13 +127,10 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the interval of the mean of `values` over windows, from resampled whole blocks.
 
-    Percentile limits of ``sum_b w_b S_b / sum_b w_b n_b`` where the weights ``w`` draw as many
-    blocks as there are, with replacement. The percentiles are moved outwards to
-    ``Phi(-sqrt(n / (n - 1)) t)`` with ``t`` Student's quantile for ``n - 1`` degrees of freedom
-    (the "expanded percentile" of Hesterberg 2015, doi:10.1080/00031305.2015.1089789), because the
-    plain ones are too narrow for a few dozen blocks and less. In simulations with normal block
-    means, 95% intervals from 2,000 draws cover the truth in 88% of datasets with 4 blocks, 93%
-    with 6 and 94% with 10 or 20 (plain percentiles: 79, 86, 89 and 92%).
+    Limits (see `interval_of_draws`) of ``sum_b w_b S_b / sum_b w_b n_b`` where the weights ``w``
+    draw as many blocks as there are, with replacement. In simulations with normal block means, 95%
+    intervals from 2,000 draws cover the truth in 88% of datasets with 4 blocks, 93% with 6 and 94%
+    with 10 or 20 (plain percentiles: 79, 86, 89 and 92%).
 
     Returns
     -------
@@ -148,9 +145,20 @@ def bootstrap_interval(
     for some in np.array_split(np.arange(n_bootstrap), -(-n_bootstrap * n_blocks // 1_000_000)):
         chosen = rng.integers(n_blocks, size=(len(some), n_blocks))
         means[some] = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
-    quantile = stats.t.ppf((1 + confidence) / 2, n_blocks - 1)
-    tail = stats.norm.cdf(-np.sqrt(n_blocks / (n_blocks - 1)) * quantile)
-    low, high = np.quantile(means, [tail, 1 - tail])
+    return interval_of_draws(means, n_blocks, confidence)
+
+
+def interval_of_draws(draws: np.ndarray, n_units: int, confidence: float) -> tuple[float, float]:
+    """Return the limits that enclose `confidence` of bootstrap draws of at least two units.
+
+    The percentiles are moved outwards to ``Phi(-sqrt(n / (n - 1)) t)`` with ``t`` Student's
+    quantile for ``n - 1`` degrees of freedom (the "expanded percentile" of Hesterberg 2015,
+    doi:10.1080/00031305.2015.1089789), because the plain ones are too narrow for a few dozen units
+    and less.
+    """
+    quantile = stats.t.ppf((1 + confidence) / 2, n_units - 1)
+    tail = stats.norm.cdf(-np.sqrt(n_units / (n_units - 1)) * quantile)
+    low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
 
 
