@@ -23,6 +23,7 @@ from bids_speechdecode.group.statistics import (
 VERSION = 1
 RANK = "relative rank"  # unit of effects of which the negative is better
 Sources = Mapping[str, Path]  # of each participant, "sub-01"
+_WORDS = {"zero-shot": "transfer"}  # files of the condition "zeroshot" have that word already
 
 
 def experiment_word(name: str) -> str:
@@ -33,7 +34,7 @@ def experiment_word(name: str) -> str:
     >>> experiment_word("finetune-size")
     'finetunesize'
     """
-    return name.replace("-", "")
+    return _WORDS.get(name, name.replace("-", ""))
 
 
 def list_findings(root: Path, participants: Sequence[str], task: str) -> dict[str, dict[str, Path]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,23 +85,27 @@ class SignalStore:
     lengths: dict[str, int]
 
 
-def load_signal(context: Context, role: str, channels: Sequence[str] | None = None) -> SignalStore:
-    """Put the preprocessed recordings of a role on the device, on a common set of channels.
+def load_signal(
+    context: Context, *roles: str, channels: Sequence[str] | None = None
+) -> SignalStore:
+    """Put the preprocessed recordings of some roles on the device, on a common set of channels.
 
     By default these are the channels of the models. A channel that is bad in one recording is
     zero there.
     """
     channels = model_channels(context) if channels is None else channels
-    recordings = [r for r in context.plan.recordings if r.role == role]
-    mapped = [_map_signal(context, r) for r in recordings]
-    n_total = sum(len(m) for m in mapped)
+    recordings = [r for r in context.plan.recordings if r.role in roles]
+    mapped = [_map_bands(context, r) for r in recordings]
+    n_total = sum(len(next(iter(bands.values()))) for bands in mapped)
     half = n_total * len(channels) * 4 > _half_precision_from(context.config.run.mem_gb)
     signal = torch.zeros((n_total, len(channels)), dtype=torch.float16 if half else torch.float32)
     offsets, lengths, offset = {}, {}, 0
-    for planned, data in zip(recordings, mapped, strict=True):
-        _copy_channels(
-            signal[offset : offset + len(data)], data, _matching(context, planned, channels)
-        )
+    for planned, bands in zip(recordings, mapped, strict=True):
+        good = set(good_channels(context, planned))
+        for band, data in bands.items():
+            names = planned.montages[band].names
+            columns = [(i, names.index(n)) for i, n in enumerate(channels) if n in good & set(names)]
+            _copy_channels(signal[offset : offset + len(data)], data, columns)
         offsets[planned.label], lengths[planned.label] = offset, len(data)
         offset += len(data)
     return SignalStore(signal.to(context.device), offsets, lengths)
@@ -112,27 +116,27 @@ def _half_precision_from(mem_gb: float) -> float:
     return min(HALF_PRECISION_FROM_BYTES, mem_gb * 1e9 / 4) if mem_gb else HALF_PRECISION_FROM_BYTES
 
 
-def _matching(
-    context: Context, planned: PlannedRecording, channels: Sequence[str]
-) -> list[tuple[int, int]]:
-    """Return (column of the model, column of the recording) of the good channels."""
-    good = set(good_channels(context, planned))
-    names = planned.montage.names
-    return [(i, names.index(name)) for i, name in enumerate(channels) if name in good]
-
-
 def _copy_channels(signal: torch.Tensor, data: np.ndarray, matching: list[tuple[int, int]]) -> None:
-    """Copy columns of a memory-mapped recording in blocks of rows: one pass over the file."""
+    """Copy columns of a memory-mapped recording in blocks of rows: one pass over the file.
+
+    `matching` has (column of the model, column of the recording).
+    """
+    if not matching:
+        return
     to, of = (list(columns) for columns in zip(*matching, strict=True))
     for first in range(0, len(data), ROWS_PER_COPY):
         rows = slice(first, first + ROWS_PER_COPY)
         signal[rows, to] = torch.from_numpy(data[rows][:, of]).to(signal.dtype)
 
 
-def _map_signal(context: Context, planned: PlannedRecording) -> np.ndarray:
-    """Memory-map the preprocessed signal, shape (n_times, n_channels)."""
-    path = context.preprocessed(planned)
-    return np.memmap(path, dtype="<f4", mode="r").reshape(-1, len(planned.montage.names))
+def _map_bands(context: Context, planned: PlannedRecording) -> dict[str, np.ndarray]:
+    """Memory-map the preprocessed signal of each band, shape (n_times, n_channels)."""
+    return {
+        band: np.memmap(path, dtype="<f4", mode="r").reshape(
+            -1, len(planned.montages[band].names)
+        )
+        for band, path in context.preprocessed(planned).items()
+    }
 
 
 def load_windows(
@@ -143,24 +147,16 @@ def load_windows(
     version: str | None = None,
 ) -> LoadedWindows:
     """Return the usable windows of a role and split, in the order of recordings and time."""
-    pieces = [p for p in context.plan.select(role, version, split) if len(p.audio_starts)]
-    by_audio = {
-        (p.recording, p.segment): group
-        for group in group_by_audio(context).values()
-        for p in _same_audio(context, group, pieces)
-    }
     rate = context.config.preprocess.rate
     n_samples = sample_at(context.config.windows.duration, rate)
     starts, targets, tables = [], [], []
-    for piece in pieces:
-        rows, voiced = _read_rows(context, by_audio[piece.recording, piece.segment], piece)
-        keep = piece.usable & voiced & ~_meets_gap(context, piece)
+    for piece, rows, keep in read_targets(context, context.plan.select(role, version, split)):
         first = np.array([sample_at(float(t), rate) for t in piece.brain_starts])
         # Rounding to 40 Hz may put a last window one sample beyond the recording's end.
         first = np.clip(first, 0, store.lengths[piece.recording] - n_samples)
         starts.append(first[keep] + store.offsets[piece.recording])
         targets.append(rows[keep])
-        tables.append(_window_table(context, piece)[keep])
+        tables.append(window_table(context, piece)[keep])
     if not starts or not sum(len(s) for s in starts):
         raise DataError(
             f"sub-{context.participant} has no usable {split} window for {role}",
@@ -176,12 +172,31 @@ def load_windows(
     )
 
 
+def read_targets(
+    context: Context, pieces: Sequence[Piece]
+) -> Iterator[tuple[Piece, np.ndarray, np.ndarray]]:
+    """Yield each piece that has windows, their targets, and which of them are used.
+
+    Used are windows that meet no gap or artifact and have enough voice. The targets are mapped
+    from the disk: only those that are looked at enter the memory.
+    """
+    pieces = [p for p in pieces if len(p.audio_starts)]
+    by_audio = {
+        (p.recording, p.segment): group
+        for group in group_by_audio(context).values()
+        for p in _same_audio(context, group, pieces)
+    }
+    for piece in pieces:
+        rows, voiced = _read_rows(context, by_audio[piece.recording, piece.segment], piece)
+        yield piece, rows, piece.usable & voiced & ~_meets_gap(context, piece)
+
+
 def _meets_gap(context: Context, piece: Piece) -> np.ndarray:
-    """Return which windows meet a stretch that preprocessing had to blank."""
-    sidecar = read_sidecar(context.preprocessed(context.plan[piece.recording]))
+    """Return which windows meet a stretch that preprocessing had to blank in one of the bands."""
+    files = context.preprocessed(context.plan[piece.recording]).values()
     meets = np.zeros(len(piece.brain_starts), dtype=bool)
     stops = piece.brain_starts + context.config.windows.duration
-    for start, stop in sidecar["Gaps"]:
+    for start, stop in (gap for path in files for gap in read_sidecar(path)["Gaps"]):
         meets |= (piece.brain_starts < stop) & (start < stops)
     return meets
 
@@ -212,7 +227,8 @@ def _read_rows(context: Context, group: list[Piece], piece: Piece) -> tuple[np.n
     return np.asarray(array), voiced
 
 
-def _window_table(context: Context, piece: Piece) -> pd.DataFrame:
+def window_table(context: Context, piece: Piece) -> pd.DataFrame:
+    """Return where the windows of a piece come from, as in `LoadedWindows.table`."""
     source = context.plan.segment(piece).source
     return pd.DataFrame(
         {

@@ -84,12 +84,15 @@ class Experiment:
         What is found, once all cells are scored.
     version : int
         To be raised when the analysis gives another result.
+    inputs : callable
+        Returns signatures of what else the analysis reads, once the cells are there.
     """
 
     name: str
     cells: Mapping[Cell, Factors]
     analyse: Callable[[Sequence[tuple[Factors, Scored]]], Found]
     version: int = 1
+    inputs: Callable[[], Sequence[str]] = tuple
 
 
 def tabulate(results: Sequence[tuple[Factors, Scored]]) -> pd.DataFrame:

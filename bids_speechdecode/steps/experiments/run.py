@@ -103,4 +103,4 @@ def _write(context: Context, experiment: Experiment, word: str, cells: Path, key
 def _signature(context: Context, experiment: Experiment) -> str:
     inputs = [score_of(context, cell)[1] for cell in experiment.cells]
     settings = {"experiment": experiment.name, "version": experiment.version}
-    return signature("experiments", VERSION, settings, inputs)
+    return signature("experiments", VERSION, settings, [*inputs, *experiment.inputs()])
