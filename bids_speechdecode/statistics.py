@@ -149,17 +149,21 @@ def bootstrap_interval(
 
 
 def interval_of_draws(draws: np.ndarray, n_units: int, confidence: float) -> tuple[float, float]:
-    """Return the limits that enclose `confidence` of bootstrap draws of at least two units.
-
-    The percentiles are moved outwards to ``Phi(-sqrt(n / (n - 1)) t)`` with ``t`` Student's
-    quantile for ``n - 1`` degrees of freedom (the "expanded percentile" of Hesterberg 2015,
-    doi:10.1080/00031305.2015.1089789), because the plain ones are too narrow for a few dozen units
-    and less.
-    """
-    quantile = stats.t.ppf((1 + confidence) / 2, n_units - 1)
-    tail = stats.norm.cdf(-np.sqrt(n_units / (n_units - 1)) * quantile)
+    """Return the limits that enclose `confidence` of bootstrap draws of at least two units."""
+    tail = widen_tail(n_units, confidence)
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def widen_tail(n_units: int, confidence: float) -> float:
+    """Return the share of bootstrap draws that lies below an interval of `confidence`.
+
+    It is ``Phi(-sqrt(n / (n - 1)) t)`` with ``t`` Student's quantile for ``n - 1`` degrees of
+    freedom (the "expanded percentile" of Hesterberg 2015, doi:10.1080/00031305.2015.1089789),
+    because plain percentiles are too narrow for a few dozen units and less.
+    """
+    quantile = stats.t.ppf((1 + confidence) / 2, n_units - 1)
+    return float(stats.norm.cdf(-np.sqrt(n_units / (n_units - 1)) * quantile))
 
 
 def sign_flip(
