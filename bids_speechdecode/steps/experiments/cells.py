@@ -51,7 +51,7 @@ class Training:
     changes : tuple of (str, value)
         Settings that differ from those of the run, by ``"section.field"``.
     parent : Training, optional
-        The pretrained encoder that frozen and finetuned begin with.
+        The encoder that frozen and finetuned begin with; none: the pooled one of the settings.
     """
 
     condition: str
@@ -130,7 +130,7 @@ def model_of(context: Context, training: Training) -> tuple[Path, str]:
     if training.condition == PRETRAINED:
         key = pretraining_signature(varied)
     else:
-        parent = model_of(context, training.parent)[1] if training.parent else ""
+        parent = model_of(context, training.parent)[1] if training.parent else None
         key = condition_signature(varied, training.condition, parent)
     main = context.model_file(training.condition)
     if context.out.is_current(main, key):
@@ -220,7 +220,7 @@ def _train(context: Context, training: Training) -> Path:
         if training.condition == PRETRAINED:
             fit_pretraining(varied, path, key)
         else:
-            parent = _train(context, training.parent) if training.parent else path
+            parent = _train(context, training.parent) if training.parent else None
             fit_condition(varied, training.condition, path, key, parent, load_task(varied))
     return path
 

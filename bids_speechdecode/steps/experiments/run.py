@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from bids_speechdecode.bids.files import write_tsv
 from bids_speechdecode.bids.sidecars import signature, write_sidecar
 from bids_speechdecode.config import EXPERIMENTS
+from bids_speechdecode.errors import MissingInputError, UsageError
 from bids_speechdecode.group.experiments import experiment_word
 from bids_speechdecode.steps.channels import selected_file
 from bids_speechdecode.steps.context import Context
@@ -24,6 +26,8 @@ from bids_speechdecode.steps.experiments.findings import Experiment, as_table, t
 from bids_speechdecode.steps.experiments.grid import WAIT, foresee_grid, run_grid
 from bids_speechdecode.steps.experiments.scaling import finetune_size, scaling
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
 MAKERS: dict[str, Callable[[Context], Experiment]] = {
     "scaling": scaling,
@@ -34,10 +38,23 @@ MAKERS: dict[str, Callable[[Context], Experiment]] = {
 
 
 def list_experiments(context: Context) -> list[Experiment]:
-    """Return the experiments that are asked for."""
+    """Return the experiments that are asked for; of ``all``, those that can be made.
+
+    Raises
+    ------
+    SpeechDecodeError
+        One that was asked for by its name cannot be made.
+    """
     names = context.config.experiments.names
-    chosen = EXPERIMENTS if "all" in names else tuple(dict.fromkeys(names))
-    return [MAKERS[name](context) for name in chosen]
+    if "all" not in names:
+        return [MAKERS[name](context) for name in dict.fromkeys(names)]
+    made = []
+    for name in EXPERIMENTS:
+        try:
+            made.append(MAKERS[name](context))
+        except (MissingInputError, UsageError) as error:
+            log.warning("experiment %s is left out: %s", name, error.problem)
+    return made
 
 
 def show_experiments(context: Context) -> str:
