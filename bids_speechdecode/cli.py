@@ -133,6 +133,13 @@ def parse(level: str, bids_dir: Path, output_dir: Path, **given: Any) -> tuple[R
             found=level,
             fix="leave --compare-to out here and give it to the group level",
         )
+    if given["pool"] and (level != "group" or given["analysis"] != "decoding"):
+        raise UsageError(
+            "--pool is of the group level of decoding",
+            expected="group",
+            found=f"{level} --analysis {given['analysis']}",
+            fix="leave --pool out here; --init-from uses what it made",
+        )
     labels = {
         field: read_labels(given[name], prefix, _spoken(name))
         for field, name, prefix in (
@@ -153,6 +160,7 @@ def parse(level: str, bids_dir: Path, output_dir: Path, **given: Any) -> tuple[R
         filter_file=given["bids_filter_file"],
         database_dir=given["bids_database_dir"],
         compare_to=given["compare_to"],
+        pool=given["pool"],
         stop_on_first_crash=given["stop_on_first_crash"],
         verbosity=given["verbose"],
     )

@@ -86,6 +86,7 @@ class InputConfig:
     sessions: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     audio: str = ""  # audio that starts with each recording, where events.tsv names none
+    init_from: str = ""  # pooled checkpoint that training starts from: a file, or "pooled"
     skip_bids_validation: bool = False
 
 
@@ -93,10 +94,13 @@ class InputConfig:
 class PreprocessConfig:
     """Recording -> clean, scaled signal at a low rate."""
 
+    band: Literal["slow", "highgamma", "both"] = "slow"  # [P]
     reference: Literal["none", "average", "bipolar"] = "none"
     notch: bool = True  # at the sidecar's PowerLineFrequency and its harmonics
     rate: Positive = 40.0  # [P]
     highpass: NotNegative = 0.05  # [P]
+    high_gamma: tuple[Positive, ...] = (70.0, 120.0)  # hertz; reviews
+    high_gamma_reference: Literal["none", "average", "bipolar"] = "bipolar"  # reviews
     clamp: Positive = 20.0  # robust standard units
     min_good_fraction: Share = 0.5  # of a participant's recording time, for a channel to be used
 
@@ -323,6 +327,7 @@ class Request:
     filter_file: Path | None = None
     database_dir: Path | None = None
     compare_to: Path | None = None
+    pool: bool = False
     stop_on_first_crash: bool = False
     verbosity: int = 0
 
@@ -505,7 +510,10 @@ def _check_together(config: Config, where: str | Path) -> None:
         in config.selection.rules
         and not config.selection.center,
         "high_gamma is not a lower and a higher edge": (
-            len(encoding.high_gamma) != 2 or encoding.high_gamma[0] >= encoding.high_gamma[1]
+            any(
+                len(edges) != 2 or edges[0] >= edges[1]
+                for edges in (encoding.high_gamma, config.preprocess.high_gamma)
+            )
         ),
         "lowest_alpha is above highest_alpha": encoding.lowest_alpha > encoding.highest_alpha,
         "models, bands or delays (encoding) are empty": not (

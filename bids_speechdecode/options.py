@@ -118,6 +118,14 @@ OPTIONS: tuple[Option, ...] = (
         "Audio that starts with each recording, where events.tsv names none.",
         "FILE",
     ),
+    _setting(
+        "--init-from",
+        "inputs.init_from",
+        WHO,
+        "Start training from a pooled checkpoint: a file, or 'pooled' for the one of this output "
+        "without the participant.",
+        "FILE|pooled",
+    ),
     _folder("--bids-filter-file", WHO, "JSON file of pybids filters.", "FILE"),
     _folder("--bids-database-dir", WHO, "Keep the dataset's index here for later runs.", "DIR"),
     _setting(
@@ -254,6 +262,12 @@ OPTIONS: tuple[Option, ...] = (
         ACTION,
         "Group level: derivatives of the same participants made with another --target.",
         "DIR",
+    ),
+    _switch(
+        "--pool",
+        ACTION,
+        "Group level: pretrain one encoder of all participants, and one without each, for "
+        "--init-from; write no tables.",
     ),
     _words("--steps", ACTION, f"Only some of the steps: {_steps()}. [default: all]", "STEP,..."),
     _switch("--reports-only", ACTION, "Only write the reports again, from what is there."),

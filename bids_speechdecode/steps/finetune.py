@@ -1,14 +1,15 @@
 """Step ``finetune``: every condition that learns from the task, on the same training windows.
 
 ``backward``, ``linear`` and ``taskonly`` never see the ambient recordings; ``frozen`` and
-``finetuned`` start from the pretrained encoder. ``taskonly``, ``frozen`` and ``finetuned``
+``finetuned`` start from the pretrained encoder. Without ambient recordings ``finetuned`` starts
+from a pooled checkpoint, if there is one. ``taskonly``, ``frozen`` and ``finetuned``
 have the same linear head and the same budget. With spatial attention, ``projection`` is
 ``taskonly`` without it: what the attention brings is the difference.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from bids_speechdecode.steps.context import (
     LINEAR,
     PRETRAINED,
     PROJECTION,
+    RANDOM,
     TASK_ONLY,
     Context,
     other_settings,
@@ -48,11 +50,14 @@ from bids_speechdecode.steps.pretrain import (
     new_encoder,
     pretraining_signature,
 )
+from bids_speechdecode.steps.start import Start, find_start
 
 
 def trained_conditions(context: Context) -> tuple[str, ...]:
     """Return the conditions that learn from the task, in the order of the report."""
-    pretrained = (FROZEN, FINETUNED) if context.plan.select(PRETRAIN) else ()
+    pretrained: tuple[str, ...] = (FINETUNED,) if context.config.inputs.init_from else ()
+    if context.plan.select(PRETRAIN):
+        pretrained = FROZEN, FINETUNED
     by_place = context.config.encoder.spatial == "attention"
     return (BACKWARD, LINEAR, *((PROJECTION,) if by_place else ()), TASK_ONLY, *pretrained)
 
@@ -69,7 +74,7 @@ def finetune(context: Context) -> None:
         if name == BACKWARD:
             on_main(partial(_fit_backward, context, *sets, keys[name]))
             continue
-        parent = context.model_file(PRETRAINED)
+        parent = context.model_file(PRETRAINED) if context.plan.select(PRETRAIN) else None
         fit_condition(context, name, files[name], keys[name], parent, sets)
 
 
@@ -88,13 +93,24 @@ def fit_condition(
     name: str,
     path: Path,
     key: str,
-    parent: Path,
+    parent: Path | None,
     sets: tuple[LoadedWindows, LoadedWindows],
 ) -> None:
-    """Train one condition and keep it at `path`; `parent` is the pretrained encoder."""
-    encoder = _new_model(context, name, sets[0], parent)
+    """Train one condition and keep it at `path`.
+
+    `parent` is the pretrained encoder; without it, frozen and finetuned start from the pooled
+    checkpoint of the settings.
+
+    The condition ``random`` is kept as it is before any training: a parent of ``frozen``.
+    """
+    pooled = parent is None and name in (FROZEN, FINETUNED)
+    start = _require_start(context) if pooled else None
+    encoder = _new_model(context, name, sets[0], parent or start)
     frozen = ("encoder",) if name == FROZEN else ()
-    fit(context, path, encoder, sets, context.config.finetune, key, frozen)
+    settings = context.config.finetune
+    if name == RANDOM:
+        settings = replace(settings, max_epochs=0)
+    fit(context, path, encoder, sets, settings, key, frozen, start)
 
 
 def require_trained(context: Context) -> None:
@@ -119,13 +135,20 @@ def _signature(context: Context, name: str) -> str:
     if name == BACKWARD:
         folds = context.config.evaluation.block  # the penalty is chosen across these blocks
         return model_signature(context, FINETUNE, {"condition": name, "folds": folds})
+    if not context.plan.select(PRETRAIN):
+        return condition_signature(context, name, None)
     path = context.model_file(PRETRAINED)
     return condition_signature(context, name, signature_of(path) if path.exists() else "absent")
 
 
-def condition_signature(context: Context, name: str, parent: str) -> str:
-    """Return what a condition depends on; `parent` is the signature of the pretrained encoder."""
-    parents = (parent,) if name in (FROZEN, FINETUNED) else ()
+def condition_signature(context: Context, name: str, parent: str | None) -> str:
+    """Return what a condition depends on; `parent` is the signature of the pretrained encoder.
+
+    Without it, frozen and finetuned start from the pooled checkpoint of the settings.
+    """
+    parents: tuple[str, ...] = ()
+    if name in (FROZEN, FINETUNED):
+        parents = (_require_start(context).signature if parent is None else parent,)
     settings = {
         "condition": name,
         **encoder_settings(context),
@@ -134,12 +157,28 @@ def condition_signature(context: Context, name: str, parent: str) -> str:
     return model_signature(context, FINETUNE, settings, parents)
 
 
-def _new_model(context: Context, name: str, training: LoadedWindows, parent: Path) -> Encoder:
+def _require_start(context: Context) -> Start:
+    """Return the pooled checkpoint of the settings."""
+    start = find_start(context)
+    assert start, "neither a pretrained encoder nor --init-from"
+    return start
+
+
+def _new_model(
+    context: Context, name: str, training: LoadedWindows, parent: Path | Start | None
+) -> Encoder:
     """Return what a condition starts from."""
     if name == LINEAR:
         return new_encoder(context, training, "linear")
+    if name == RANDOM:
+        return new_encoder(context, training)
     if name in (TASK_ONLY, PROJECTION):
         return new_encoder(context, training, head=True, spatial=name != PROJECTION)
+    if isinstance(parent, Start):
+        encoder = new_encoder(context, training)
+        parent.give_to(encoder)
+        return WithHead(encoder, training.targets.shape[-1])
+    assert parent
     pretrained = read_model(require_step(parent, "pretrain"), context.device)
     return WithHead(pretrained.encoder, training.targets.shape[-1])
 

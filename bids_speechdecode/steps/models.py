@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from bids_speechdecode.steps.context import (
 )
 from bids_speechdecode.steps.data import LoadedWindows
 from bids_speechdecode.steps.features import feature_file, group_by_audio
+from bids_speechdecode.steps.start import Start
 
 VERSION = 1
 EMBED_BATCH = 512
@@ -55,7 +56,7 @@ def model_signature(
 ) -> str:
     """Return the signature of what is trained on a role's training and validation windows."""
     recordings = [r for r in context.plan.recordings if r.role == role]
-    signals = [signature_of(context.preprocessed(r)) for r in recordings]
+    signals = [signature_of(p) for r in recordings for p in context.preprocessed(r).values()]
     return signature(
         "train",
         VERSION,
@@ -96,8 +97,11 @@ def fit(
     settings: TrainingConfig,
     key: str,
     frozen: Sequence[str] = (),
+    start: Start | None = None,
 ) -> None:
     """Train `encoder` on (training, validation) windows and keep it at `path` with its history.
+
+    `start` is the pooled checkpoint that its weights came from.
 
     The checkpoint carries the signature in its name: an interrupted training goes on, and one
     with other settings starts anew.
@@ -106,7 +110,7 @@ def fit(
     scaler = TargetScaler.fit(training.targets)
     name = _name(path)
     checkpoint = context.work_dir / f"sub-{context.participant}" / f"{name}-{key[:16]}.checkpoint"
-    label, start = f"sub-{context.participant} {name}", time.monotonic()
+    label, began = f"sub-{context.participant} {name}", time.monotonic()
     with context.progress.task("train", label, settings.max_epochs) as advance:
         history = train(
             encoder,
@@ -124,13 +128,15 @@ def fit(
 
     def finish() -> None:
         course = history.to_frame()
-        _keep(context, path, encoder, scaler, course, settings, len(training), key, start)
-        _forget(checkpoint)
+        about = start.describe() if start else {}
+        _keep(context, path, encoder, scaler, course, settings, len(training), key, began, about)
+        forget_checkpoint(checkpoint)
 
     on_main(finish)
 
 
-def _forget(checkpoint: Path) -> None:
+def forget_checkpoint(checkpoint: Path) -> None:
+    """Remove the checkpoint of a training that is done, and its folder if it was the last."""
     for path in checkpoint.parent.glob(f"*{checkpoint.name}*"):
         path.unlink()
     with contextlib.suppress(OSError):  # not empty: another command trains there
@@ -148,7 +154,8 @@ def _keep(
     settings: TrainingConfig,
     n_windows: int,
     key: str,
-    start: float,
+    began: float,
+    about: Mapping[str, Any],
 ) -> None:
     with atomic_write(path) as temporary:
         save_encoder(temporary, encoder)
@@ -166,8 +173,9 @@ def _keep(
         Training=settings,
         Target=context.config.target,
         TrainingWindows=n_windows,
-        Seconds=round(time.monotonic() - start, 3),
+        Seconds=round(time.monotonic() - began, 3),
         Simulated=context.plan.simulated,
+        **about,
     )
 
 

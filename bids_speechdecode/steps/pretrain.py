@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from bids_speechdecode.steps.context import PRETRAINED, Context
 from bids_speechdecode.steps.data import LoadedWindows, load_signal, load_windows
 from bids_speechdecode.steps.models import fit, is_current, model_signature
 from bids_speechdecode.steps.plan import PRETRAIN
+from bids_speechdecode.steps.start import find_start
 
 
 def pretrain(context: Context) -> None:
@@ -22,20 +24,33 @@ def pretrain(context: Context) -> None:
         fit_pretraining(context, path, key)
 
 
-def fit_pretraining(context: Context, path: Path, key: str) -> None:
-    """Train the encoder and keep it at `path`."""
+def fit_pretraining(
+    context: Context,
+    path: Path,
+    key: str,
+    pair: Callable[[LoadedWindows], LoadedWindows] | None = None,
+) -> None:
+    """Train the encoder and keep it at `path`; `pair` may give the windows other targets."""
     store = load_signal(context, PRETRAIN)
     training = load_windows(context, store, PRETRAIN, "train")
     validation = load_windows(context, store, PRETRAIN, "val")
+    if pair is not None:
+        training, validation = pair(training), pair(validation)
     encoder = new_encoder(context, training)
-    fit(context, path, encoder, (training, validation), context.config.pretrain, key)
+    start = find_start(context)
+    if start:
+        start.give_to(encoder)
+    sets = training, validation
+    fit(context, path, encoder, sets, context.config.pretrain, key, start=start)
 
 
 def pretraining_signature(context: Context) -> str:
     """Return what the pretrained encoder depends on."""
     config = context.config
     settings = {**encoder_settings(context), "training": asdict(config.pretrain)}
-    return model_signature(context, PRETRAIN, settings)
+    start = find_start(context)
+    parents = (start.signature,) if start else ()
+    return model_signature(context, PRETRAIN, settings, parents)
 
 
 def encoder_settings(context: Context) -> dict[str, Any]:
