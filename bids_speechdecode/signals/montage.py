@@ -152,6 +152,28 @@ def make_montage(
     )
 
 
+def join_montages(montages: Sequence[Montage]) -> Montage:
+    """Return the output channels of several montages of one recording side by side.
+
+    It says of which contacts they are made; a common average belongs to its own montage, which
+    alone can make it.
+    """
+    if len(montages) == 1:
+        return montages[0]
+    picks = sorted({pick for montage in montages for pick in montage.picks})
+    place = {pick: position for position, pick in enumerate(picks)}
+    return Montage(
+        names=tuple(name for montage in montages for name in montage.names),
+        picks=tuple(picks),
+        members=tuple(
+            tuple(place[montage.picks[contact]] for contact in contacts)
+            for montage in montages
+            for contacts in montage.members
+        ),
+        left_out=tuple(dict.fromkeys(name for montage in montages for name in montage.left_out)),
+    )
+
+
 def _neighbours(names: Sequence[str], shafts: Sequence[str]) -> list[tuple[int, int]]:
     """Return the positions of contacts n and n + 1 of each shaft, in the order of `names`."""
     contact_to_position: dict[tuple[str, str, int], int] = {}

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bids_speechdecode.bids.derivatives import selected_desc
 from bids_speechdecode.bids.sidecars import read_table
-from bids_speechdecode.steps.context import Context, require_step
+from bids_speechdecode.steps.context import PREPROCESSED, Context, require_step
 from bids_speechdecode.steps.plan import PlannedRecording
 
 
 def selected_file(context: Context) -> Path:
     """Return where the table of every channel, kept or dropped, lies."""
-    return context.summary_file("selected", "channels", ".tsv")
+    return context.summary_file(selected_desc(context.config.preprocess.band), "channels", ".tsv")
 
 
 def model_channels(context: Context) -> tuple[str, ...]:
@@ -41,5 +42,9 @@ def good_channels(context: Context, planned: PlannedRecording) -> list[str]:
 
 
 def preprocessed_channels(context: Context, planned: PlannedRecording) -> pd.DataFrame:
-    """Return the table of the channels of a preprocessed recording."""
-    return read_table(context.recording_file(planned, "preproc", "channels", ".tsv"))
+    """Return the table of the channels of a preprocessed recording, of all its bands."""
+    files = [
+        context.recording_file(planned, PREPROCESSED[band], "channels", ".tsv")
+        for band in planned.montages
+    ]
+    return pd.concat([read_table(path) for path in files], ignore_index=True)

@@ -18,7 +18,8 @@ from bids_speechdecode.steps.plan import ParticipantPlan, PlannedRecording
 LINEAR, TASK_ONLY, FROZEN, FINETUNED = "linear", "taskonly", "frozen", "finetuned"
 WORK = ".work"  # folder of checkpoints in the output, unless the user names another
 BACKWARD, ZERO_SHOT, PRETRAINED = "backward", "zeroshot", "pretrained"
-PROJECTION = "projection"
+PROJECTION, JOINT = "projection", "joint"
+PREPROCESSED = {"slow": "preproc", "highgamma": "preprocHighgamma"}
 RANDOM = "random"  # an encoder as it is before any training
 
 
@@ -82,10 +83,14 @@ class Context:
         task = self.config.inputs.pretrain_task if model == PRETRAINED else None
         return self.summary_file(model, "model", ".safetensors", task)
 
-    def preprocessed(self, recording: PlannedRecording) -> Path:
-        """Return the preprocessed signal, or say which step makes it."""
-        path = self.recording_file(recording, "preproc", "ieeg", ".eeg")
-        return require_step(path, "preprocess")
+    def preprocessed(self, recording: PlannedRecording) -> dict[str, Path]:
+        """Return the preprocessed signal by band, or say which step makes it."""
+        return {
+            band: require_step(
+                self.recording_file(recording, PREPROCESSED[band], "ieeg", ".eeg"), "preprocess"
+            )
+            for band in recording.montages
+        }
 
 
 def require_step(path: Path, step: str) -> Path:

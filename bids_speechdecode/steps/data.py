@@ -104,7 +104,9 @@ def load_signal(
         good = set(good_channels(context, planned))
         for band, data in bands.items():
             names = planned.montages[band].names
-            columns = [(i, names.index(n)) for i, n in enumerate(channels) if n in good & set(names)]
+            columns = [
+                (i, names.index(n)) for i, n in enumerate(channels) if n in good & set(names)
+            ]
             _copy_channels(signal[offset : offset + len(data)], data, columns)
         offsets[planned.label], lengths[planned.label] = offset, len(data)
         offset += len(data)
@@ -132,9 +134,7 @@ def _copy_channels(signal: torch.Tensor, data: np.ndarray, matching: list[tuple[
 def _map_bands(context: Context, planned: PlannedRecording) -> dict[str, np.ndarray]:
     """Memory-map the preprocessed signal of each band, shape (n_times, n_channels)."""
     return {
-        band: np.memmap(path, dtype="<f4", mode="r").reshape(
-            -1, len(planned.montages[band].names)
-        )
+        band: np.memmap(path, dtype="<f4", mode="r").reshape(-1, len(planned.montages[band].names))
         for band, path in context.preprocessed(planned).items()
     }
 

@@ -33,7 +33,7 @@ def listen(context: Context, channels: Sequence[str]) -> tuple[pd.DataFrame, lis
         What limits them, in words.
     """
     version = context.plan.versions(FINETUNE)[0]
-    store = load_signal(context, FINETUNE, channels)
+    store = load_signal(context, FINETUNE, channels=channels)
     windows = load_windows(context, store, FINETUNE, "train", version)
     rate, lag = context.config.preprocess.rate, context.config.windows.brain_lag
     # From the onset of the sound: the lags are those of the response, whatever `brain_lag` is.

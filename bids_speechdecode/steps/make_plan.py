@@ -21,8 +21,8 @@ from bids_speechdecode.bids.dataset import (
 from bids_speechdecode.bids.electrodes import read_electrodes
 from bids_speechdecode.config import Config
 from bids_speechdecode.errors import DataError, NothingSelectedError, SpeechDecodeError
-from bids_speechdecode.signals.preprocess import make_montage
 from bids_speechdecode.signals.readers import open_signal
+from bids_speechdecode.steps.bands import make_montages
 from bids_speechdecode.steps.cut import cut_pretraining, cut_task
 from bids_speechdecode.steps.plan import (
     FINETUNE,
@@ -32,6 +32,7 @@ from bids_speechdecode.steps.plan import (
     Piece,
     PlannedRecording,
 )
+from bids_speechdecode.steps.words import keep_spoken, needs_words, note_wordless, require_words
 
 
 def plan_participant(
@@ -63,7 +64,8 @@ def plan_participant(
     NothingSelectedError
         No recording of a needed task.
     DataError, MissingInputError
-        No recording of a needed task can be used; the first reason is raised.
+        No recording of a needed task can be used; the first reason is raised. Or words are needed
+        and there are none.
     """
     plan = plan_recordings(
         dataset,
@@ -75,7 +77,10 @@ def plan_participant(
     )
     pieces = cut_pretraining(plan.recordings, config) + cut_task(plan.recordings, config)
     _require_windows(participant, pieces, config)
-    return replace(plan, pieces=tuple(pieces))
+    plan = replace(plan, pieces=tuple(pieces))
+    for role in _needed_roles(config) if needs_words(config) else ():
+        require_words(plan, role, config)
+    return keep_spoken(note_wordless(plan, config), config)
 
 
 def plan_recordings(
@@ -199,13 +204,7 @@ def _plan_recording(
             found="; ".join(alignment.notes) or "none of them",
             where=recording.events_path or recording.path,
         )
-    groups = {c.name: c.group for c in recording.channels}
-    montage = make_montage(
-        reader.channel_names,
-        kept,
-        config.preprocess.reference,
-        [groups.get(name, "") for name in reader.channel_names],
-    )
+    montages = make_montages(recording, reader, kept, config.preprocess)
     electrodes, electrode_notes = _usable_electrodes(recording, reader.channel_names, kept)
     notes += (*_header_notes(recording, reader.sampling_rate, duration), *electrode_notes)
     return PlannedRecording(
@@ -216,7 +215,7 @@ def _plan_recording(
         tuple(reader.channel_names),
         kept,
         dropped,
-        montage,
+        montages,
         alignment,
         reader.gaps,
         electrodes,

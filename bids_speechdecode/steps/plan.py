@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from bids_speechdecode.bids.alignment import Alignment, Segment
 from bids_speechdecode.bids.dataset import ElectrodesFile, Recording
 from bids_speechdecode.errors import SpeechDecodeError
-from bids_speechdecode.signals.preprocess import Montage
+from bids_speechdecode.signals.montage import Montage, join_montages
 from bids_speechdecode.timeline import Interval
 
 SPLITS = ("train", "val", "test")
@@ -28,7 +29,7 @@ class PlannedRecording:
     channel_names: tuple[str, ...]  # of the file
     kept: tuple[int, ...]  # indices into them
     dropped: tuple[tuple[str, str], ...]  # (channel name, reason)
-    montage: Montage
+    montages: Mapping[str, Montage]  # by the band of the signal: "slow", "highgamma"
     alignment: Alignment
     gaps: tuple[Interval, ...]
     electrodes: tuple[ElectrodesFile, ...] = ()  # those that can be read
@@ -38,6 +39,11 @@ class PlannedRecording:
     def label(self) -> str:
         """Name as in the file, e.g. ``sub-01_task-ambient_run-01``."""
         return self.recording.label
+
+    @cached_property
+    def montage(self) -> Montage:
+        """The channels of all bands side by side."""
+        return join_montages(tuple(self.montages.values()))
 
     @property
     def duration(self) -> float:

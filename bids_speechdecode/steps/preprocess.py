@@ -1,10 +1,9 @@
-"""Step ``preprocess``: every planned recording -> a clean, scaled signal at 40 Hz."""
+"""Step ``preprocess``: every planned recording -> a clean, scaled signal at 40 Hz, in each band."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,29 @@ from bids_speechdecode.bids.files import atomic_write, sidecar_path, write_json,
 from bids_speechdecode.bids.sidecars import fingerprint, read_sidecar, signature, write_sidecar
 from bids_speechdecode.bids.tables import read_json
 from bids_speechdecode.errors import DataError
+from bids_speechdecode.signals.highgamma import preprocess_high_gamma
 from bids_speechdecode.signals.preprocess import (
     Preprocessed,
     preprocess,
     write_brainvision_header,
 )
 from bids_speechdecode.signals.readers import open_signal
-from bids_speechdecode.steps.context import Context, other_settings, signal_fingerprint
+from bids_speechdecode.steps.bands import HIGH_GAMMA, SLOW, edges_of, reference_of
+from bids_speechdecode.steps.context import (
+    PREPROCESSED,
+    Context,
+    other_settings,
+    signal_fingerprint,
+)
 from bids_speechdecode.steps.plan import PlannedRecording
 from bids_speechdecode.timeline import Interval, merge_intervals
 
 VERSION = 3
 
+_DESCRIPTIONS = {
+    SLOW: "Band-limited, decimated, robustly scaled signal; unit: robust z",
+    HIGH_GAMMA: "Envelope of high gamma, decimated, robustly scaled; unit: robust z",
+}
 CHANNEL_COLUMNS = {
     "center": "Median of the training stretches before scaling (V)",
     "scale": "Interquartile range of the training stretches before scaling (V)",
@@ -36,50 +46,67 @@ CHANNEL_COLUMNS = {
 }
 
 
-def preprocess_recording(context: Context, planned: PlannedRecording) -> bool:
-    """Write the preprocessed signal of one recording; return False if it was current.
+def preprocess_recording(context: Context, planned: PlannedRecording) -> None:
+    """Write the preprocessed signal of one recording in every band in which it is not current.
 
     Raises
     ------
     DataError
         Nothing usable is in the recording (all channels flat or NaN, file truncated).
     """
-    eeg = context.recording_file(planned, "preproc", "ieeg", ".eeg")
-    scale_intervals = training_intervals(context, planned)
-    cuts = split_boundaries(context, planned)
-    key = _signature(context, planned, scale_intervals, cuts)
+    for band in planned.montages:
+        _preprocess_band(context, planned, band)
+
+
+def _preprocess_band(context: Context, planned: PlannedRecording, band: str) -> None:
+    eeg, key = _file(context, planned, band), _signature(context, planned, band)
+    label = planned.label if band == SLOW else f"{planned.label} {band}"
     if context.out.is_current(eeg, key):
-        context.progress.skip("preprocess", planned.label, "current")
-        return False
+        context.progress.skip("preprocess", label, "current")
+        return
     reader = open_signal(planned.recording.path, planned.recording.format)
+    montage, settings = planned.montages[band], context.config.preprocess
+    how: dict[str, Any] = {
+        "montage": montage,
+        "rate": settings.rate,
+        "line_frequency": _line_frequency(context, planned),
+        "clamp": settings.clamp,
+        "scale_intervals": training_intervals(context, planned),
+        "cuts": split_boundaries(context, planned),
+    }
     with (
-        context.progress.task("preprocess", planned.label, planned.duration) as advance,
+        context.progress.task("preprocess", label, planned.duration) as advance,
         atomic_write(eeg) as temporary,
     ):
-        result = preprocess(
-            reader,
-            temporary,
-            montage=planned.montage,
-            rate=context.config.preprocess.rate,
-            highpass=context.config.preprocess.highpass,
-            line_frequency=_line_frequency(context, planned),
-            clamp=context.config.preprocess.clamp,
-            scale_intervals=scale_intervals,
-            cuts=cuts,
-            on_progress=advance,
-        )
+        if band == SLOW:
+            result = preprocess(
+                reader, temporary, highpass=settings.highpass, on_progress=advance, **how
+            )
+        else:
+            result = preprocess_high_gamma(
+                reader, temporary, edges=edges_of(settings), on_progress=advance, **how
+            )
         dead = set(result.flat) | set(result.nan)
-        if len(dead) == len(planned.montage.names):
+        if len(dead) == len(montage.names):
             raise DataError(
                 "every good channel of this recording is flat or NaN",
                 expected="at least one channel with a signal",
                 found=f"{len(result.flat)} flat and {len(result.nan)} NaN channels",
                 where=planned.recording.path,
                 fix="mark the recording's channels bad, or leave it out with --run-label"
-                + ("; with one electrode, choose --reference none" * planned.montage.average),
+                + ("; with one electrode, choose --reference none" * montage.average),
             )
-    _write_companions(context, planned, eeg, result, key)
-    return True
+    _write_companions(context, planned, band, result, key)
+
+
+def _file(
+    context: Context,
+    planned: PlannedRecording,
+    band: str,
+    suffix: str = "ieeg",
+    extension: str = ".eeg",
+) -> Path:
+    return context.recording_file(planned, PREPROCESSED[band], suffix, extension)
 
 
 def training_intervals(context: Context, planned: PlannedRecording) -> list[Interval] | None:
@@ -109,10 +136,17 @@ def require_preprocessed(context: Context) -> None:
         It is missing, or was made with other settings or from another file.
     """
     for planned in context.plan.recordings:
-        eeg = context.preprocessed(planned)
-        intervals, cuts = training_intervals(context, planned), split_boundaries(context, planned)
-        if not context.out.is_current(eeg, _signature(context, planned, intervals, cuts)):
-            raise other_settings(eeg, "preprocess")
+        for band, eeg in context.preprocessed(planned).items():
+            if not context.out.is_current(eeg, _signature(context, planned, band)):
+                raise other_settings(eeg, "preprocess")
+
+
+def is_preprocessed(context: Context, planned: PlannedRecording) -> bool:
+    """Return whether the signal of a recording is there in every band."""
+    return all(
+        context.out.is_current(_file(context, planned, band), _signature(context, planned, band))
+        for band in planned.montages
+    )
 
 
 def split_boundaries(context: Context, planned: PlannedRecording) -> list[float]:
@@ -135,35 +169,38 @@ def _line_frequency(context: Context, planned: PlannedRecording) -> float | None
     return planned.recording.power_line_frequency if context.config.preprocess.notch else None
 
 
-def _signature(
-    context: Context,
-    planned: PlannedRecording,
-    intervals: list[Interval] | None,
-    cuts: list[float],
-) -> str:
+def _signature(context: Context, planned: PlannedRecording, band: str) -> str:
+    chosen = context.config.preprocess
+    intervals, cuts = training_intervals(context, planned), split_boundaries(context, planned)
     settings: dict[str, Any] = {
-        **asdict(context.config.preprocess),
-        "montage": planned.montage.names,
+        "rate": chosen.rate,
+        "clamp": chosen.clamp,
+        "notch": chosen.notch,
+        "reference": reference_of(band, chosen),
+        "montage": planned.montages[band].names,
         "line_frequency": _line_frequency(context, planned),
         "cuts": [round(cut, 4) for cut in cuts],
         "scale_intervals": intervals and [[round(t, 4) for t in i] for i in intervals],
     }
-    del settings["min_good_fraction"]  # it selects channels later and changes no sample here
+    if band == SLOW:
+        settings["highpass"] = chosen.highpass
+    else:
+        settings["band"] = edges_of(chosen)
     return signature("preprocess", VERSION, settings, [signal_fingerprint(planned)])
 
 
 def _write_companions(
-    context: Context, planned: PlannedRecording, eeg: Path, result: Preprocessed, key: str
+    context: Context, planned: PlannedRecording, band: str, result: Preprocessed, key: str
 ) -> None:
     """Write header, channels and spectra; the sidecar last, it says 'complete'."""
-    headers = write_brainvision_header(eeg, planned.montage.names, result.rate, result.n_times)
-    channels = context.recording_file(planned, "preproc", "channels", ".tsv")
-    write_tsv(channels, _channels_table(planned, result, context.config.preprocess.highpass))
+    eeg, names = _file(context, planned, band), planned.montages[band].names
+    headers = write_brainvision_header(eeg, names, result.rate, result.n_times)
+    channels = _file(context, planned, band, "channels", ".tsv")
+    write_tsv(channels, _channels_table(context, planned, band, result))
     write_json(channels.with_suffix(".json"), _describe(CHANNEL_COLUMNS))
-    spectra = context.recording_file(planned, "preproc", "spectra", ".tsv")
+    spectra = _file(context, planned, band, "spectra", ".tsv")
     write_tsv(spectra, _spectra(result))
     copy_electrodes(context, planned)
-    preprocessing = context.config.preprocess
     write_sidecar(
         eeg,
         *headers,
@@ -171,14 +208,14 @@ def _write_companions(
         spectra,
         step="preprocess",
         signature=key,
-        Description="Band-limited, decimated, robustly scaled signal; unit: robust z",
+        Description=_DESCRIPTIONS[band],
         Sources=[planned.recording.path.name],
         TaskName=planned.recording.task,
         SamplingFrequency=result.rate,
         PowerLineFrequency=planned.recording.power_line_frequency or "n/a",
-        iEEGReference=preprocessing.reference,
+        iEEGReference=reference_of(band, context.config.preprocess),
         SoftwareFilters={
-            "highpass": {"cutoff (Hz)": preprocessing.highpass},
+            **_filter_of(context, band),
             "antialias": {"below (Hz)": result.rate / 2},
             "notch": {"at (Hz)": list(result.notches)},
         },
@@ -190,6 +227,13 @@ def _write_companions(
         Gaps=result.gaps,
         Simulated=context.plan.simulated,
     )
+
+
+def _filter_of(context: Context, band: str) -> dict[str, dict[str, object]]:
+    settings = context.config.preprocess
+    if band == SLOW:
+        return {"highpass": {"cutoff (Hz)": settings.highpass}}
+    return {"band": {"edges (Hz)": edges_of(settings)}}
 
 
 def _describe(columns: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -209,15 +253,17 @@ def _spectra(result: Preprocessed) -> pd.DataFrame:
 
 
 def _channels_table(
-    planned: PlannedRecording, result: Preprocessed, highpass: float
+    context: Context, planned: PlannedRecording, band: str, result: Preprocessed
 ) -> pd.DataFrame:
     types = {c.name: c.type for c in planned.recording.channels}
+    highpass = context.config.preprocess.highpass if band == SLOW else 0.0
     dead = {**dict.fromkeys(result.flat, "flat"), **dict.fromkeys(result.nan, "NaN")}
-    names = list(planned.montage.names)
+    names = list(planned.montages[band].names)
+    bare = [name.removesuffix(f" {band}") for name in names]
     return pd.DataFrame(
         {
             "name": names,
-            "type": [types.get(name, types.get(name.split("-")[0], "SEEG")) for name in names],
+            "type": [types.get(name, types.get(name.split("-")[0], "SEEG")) for name in bare],
             "units": "n/a",
             "low_cutoff": highpass or "n/a",
             "high_cutoff": result.rate / 2,

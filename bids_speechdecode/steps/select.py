@@ -179,7 +179,7 @@ def _signature(context: Context) -> str:
         *(fingerprint(f.electrodes) for f in files),
         *(fingerprint(f.coordsystem) for f in files if f.coordsystem),
         *(fingerprint(Path(path)) for path in atlas),
-        *(signature_of(context.preprocessed(r)) for r in plan.recordings),
+        *(signature_of(p) for r in plan.recordings for p in context.preprocessed(r).values()),
     ]
     return signature("select", VERSION, settings, inputs)
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bids_speechdecode.audio.speech_models import require_layers
 from bids_speechdecode.bids.sidecars import read_table
-from bids_speechdecode.config import Config, Request
+from bids_speechdecode.config import TEXT, Config, Request
 from bids_speechdecode.errors import DataError, UsageError
 from bids_speechdecode.report.console import format_encoding
 from bids_speechdecode.steps.context import Context
@@ -43,6 +43,12 @@ def prepare_config(config: Config, analysis: str, out: Path) -> Config:
     UsageError
         A setting that this analysis has no use for.
     """
+    if analysis != "decoding" and config.target.name == TEXT:
+        raise UsageError(
+            "--target text is of decoding: this analysis needs a model that hears sound",
+            found=f"--analysis {analysis} --target text",
+            fix="choose another --target",
+        )
     if analysis == "decoding" and config.target.name != MEL:
         tuned = out / FOLDER / config.target.model
         if (tuned / "tuning.json").is_file():
@@ -59,7 +65,7 @@ def prepare_config(config: Config, analysis: str, out: Path) -> Config:
     return replace(
         config,
         inputs=replace(config.inputs, pretrain_task="none"),
-        preprocess=replace(config.preprocess, reference=config.encoding.reference),
+        preprocess=replace(config.preprocess, reference=config.encoding.reference, band="slow"),
     )
 
 
