@@ -8,7 +8,7 @@ models around the curve the second.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,14 +101,14 @@ def fit_scaling(
     weights = centred / (centred @ centred)
     slope = float(weights @ y)
     level = float(y.mean() - slope * x.mean())
-    by_window, n_blocks = _variance_over_blocks(weights @ ranks, blocks)
+    by_window, n_blocks = variance_over_blocks(weights @ ranks, blocks)
     by_model = _variance_over_models(y - level - slope * x, weights)
-    low, high, p = _infer(slope, [by_window, by_model], confidence)
+    low, high, p = infer(slope, [by_window, by_model], confidence)
     aicc, plateau = _compare_curves(x, y)
     return ScalingLaw(slope, level, low, high, p, n_amounts, len(hours), n_blocks, aicc, plateau)
 
 
-def _variance_over_blocks(values: np.ndarray, blocks: ArrayLike) -> tuple[tuple[float, int], int]:
+def variance_over_blocks(values: np.ndarray, blocks: ArrayLike) -> tuple[tuple[float, int], int]:
     """Return variance and degrees of freedom of the mean over windows, and the number of blocks."""
     sums, counts = sum_blocks(values, blocks)
     n = len(sums)
@@ -125,8 +125,8 @@ def _variance_over_models(residuals: np.ndarray, weights: np.ndarray) -> tuple[f
     return float(residuals @ residuals / freedom * (weights @ weights)), freedom
 
 
-def _infer(
-    slope: float, parts: list[tuple[float, int]], confidence: float
+def infer(
+    slope: float, parts: Sequence[tuple[float, float]], confidence: float
 ) -> tuple[float, float, float]:
     """Return interval and p from several variances with their degrees of freedom."""
     variance = sum(v for v, _ in parts)
