@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from bids_speechdecode.audio.speech_models import model_fingerprint
+from bids_speechdecode.audio.text_target import target_fingerprint
 from bids_speechdecode.bids.dataset import (
     Dataset,
     Recording,
@@ -35,6 +35,7 @@ from bids_speechdecode.errors import (
     DataError,
     InputOutputError,
     MissingInputError,
+    NothingSelectedError,
     SpeechDecodeError,
     UsageError,
 )
@@ -56,6 +57,7 @@ from bids_speechdecode.steps.group import (
 )
 from bids_speechdecode.steps.make_plan import plan_participant, plan_recordings
 from bids_speechdecode.steps.plan import PRETRAIN, ParticipantPlan
+from bids_speechdecode.steps.pool import foresee_pooling, pool
 from bids_speechdecode.steps.preprocess import preprocess_recording, require_preprocessed
 from bids_speechdecode.steps.pretrain import pretrain
 from bids_speechdecode.steps.record import (
@@ -69,6 +71,7 @@ from bids_speechdecode.steps.record import (
 )
 from bids_speechdecode.steps.report import report_participant, show_participant
 from bids_speechdecode.steps.select import foresee, require_selected, select
+from bids_speechdecode.steps.start import find_start
 from bids_speechdecode.steps.tuning.tune import plan_tuning, tune_models
 
 log = logging.getLogger(__name__)
@@ -86,6 +89,8 @@ def run(request: Request, config: Config, command: str) -> int:
     config = prepare_config(config, request.analysis, request.output_dir)
     if request.analysis == "fmri-tuning":
         return _tune(request, config, command)
+    if request.pool:
+        return _pool(request, config, command)
     if request.level == "group":
         if is_main_process():  # there is nothing to share out
             dataset, out, participants = _open(request, config, command)
@@ -134,6 +139,33 @@ def _tune(request: Request, config: Config, command: str) -> int:
     if not request.dry_run:
         _open_output(out, request, config)
     tune_models(groups, out, dry_run=request.dry_run)
+    return 0
+
+
+def _pool(request: Request, config: Config, command: str) -> int:
+    """Pretrain on several participants together, from what the participant level prepared."""
+    if config.inputs.pretrain_task == "none":
+        raise UsageError(
+            "pooling needs recordings for pretraining",
+            expected="a pretraining task",
+            found="--pretrain-task none",
+        )
+    dataset, out, participants = _open(request, config, command)
+    work_dir, device = request.work_dir or out.root / WORK, choose_device(config.run.device)
+    contexts = []
+    for participant in participants:
+        known = read_left_out(out, participant)
+        recordings = _list(dataset, participant, request, config)
+        try:
+            plan = _plan(dataset, participant, recordings, request, config, known)
+        except NothingSelectedError as error:
+            log.warning("sub-%s is not pooled: %s", participant, error.problem)
+            continue
+        contexts.append(Context(plan, out, config, work_dir, Progress(), device))
+    if request.dry_run:
+        click.echo(foresee_pooling(contexts))
+    else:
+        pool(contexts)
     return 0
 
 
@@ -249,6 +281,8 @@ def run_participant(
     device = choose_device(config.run.device)
     work_dir = request.work_dir or out.root / WORK
     context = Context(plan, out, config, work_dir, Progress(), device)
+    if {"pretrain", "finetune"} & set(request.steps):
+        on_main(lambda: find_start(context))  # what does not fit is told before hours of work
     if request.dry_run:
         if "experiments" in request.steps and config.experiments.names:
             on_main(lambda: click.echo(show_experiments(context)))
@@ -298,7 +332,7 @@ def _first_plan(
 
 def _open_output(out: Derivatives, request: Request, config: Config) -> None:
     if request.analysis != "encoding" and set(request.steps) - {"preprocess", "report"}:
-        model_fingerprint(config.target)  # an absent model is told before hours of work
+        target_fingerprint(config.target)  # an absent model is told before hours of work
     out.initialise()  # only now: a mistake in the input leaves nothing behind
 
 

@@ -62,8 +62,8 @@ def fingerprint_folder(folder: Path, more: Sequence[str] = ()) -> str:
     """Return a hash of a model's settings and weights that reads a few megabytes at most.
 
     Settings are hashed whole; of each weights file the size and 64 KiB at 64 evenly spaced
-    places. It does not depend on where the files lie or when they were written. `more` are patterns of
-    further files that count.
+    places. It does not depend on where the files lie or when they were written. `more` are
+    patterns of further files that count.
     """
     digest = hashlib.sha256()
     for path in sorted(path for pattern in (*NEEDED_FILES, *more) for path in folder.glob(pattern)):

@@ -273,6 +273,8 @@ def describe_target(settings: Settings) -> str:
         return "mel spectrogram, 40 bands"
     if target["name"] == "energy":
         return "level of the sound (dB), no spectrum"
+    if target["name"] == "text":
+        return f"the words heard, sentence encoder, layer {target['layer']}"
     return f"{SPEECH_MODELS[target['name']]}, layer {target['layer']}"
 
 

@@ -14,20 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from bids_speechdecode.audio.features import voiced_fraction, window_features
-from bids_speechdecode.audio.speech_models import (
-    SpeechModel,
-    load_speech_model,
-    model_fingerprint,
-)
+from bids_speechdecode.audio.speech_models import load_speech_model
+from bids_speechdecode.audio.text_target import load_text_encoder, target_fingerprint
 from bids_speechdecode.audio.waveform import fit_length, read_audio, resample
 from bids_speechdecode.bids.alignment import Segment
 from bids_speechdecode.bids.files import write_array
 from bids_speechdecode.bids.sidecars import signature, write_sidecar
-from bids_speechdecode.config import WITHOUT_MODEL
+from bids_speechdecode.config import TEXT, WITHOUT_MODEL
 from bids_speechdecode.errors import DataError
 from bids_speechdecode.signals.readers import SignalReader, open_signal
 from bids_speechdecode.steps.context import Context, source_fingerprint
 from bids_speechdecode.steps.plan import Piece, PlannedRecording
+from bids_speechdecode.steps.words import texts_of
 from bids_speechdecode.timeline import Interval, sample_at
 
 VERSION = 1
@@ -35,6 +33,8 @@ AUDIO_RATE = 16000
 CHANNEL_BLOCK = 60.0  # seconds of an AUDIO channel that are read at once
 
 PieceKey = tuple[float, float, int, float]
+Read = Callable[[float, float], np.ndarray]
+Embed = Callable[[Read, Piece], np.ndarray]
 
 
 def piece_key(piece: Piece) -> PieceKey:
@@ -75,12 +75,15 @@ def feature_file(context: Context, pieces: Sequence[Piece]) -> tuple[Path, str]:
     planned, segment = context.plan[piece.recording], context.plan.segment(piece)
     settings = {
         **asdict(context.config.target),
-        "model_files": model_fingerprint(context.config.target),
+        "model_files": target_fingerprint(context.config.target),
         "duration": context.config.windows.duration,
         "pieces": [[*piece_key(p), np.round(p.audio_starts, 4).tolist()] for p in pieces],
         "voicing": context.config.windows.voice_activity,
     }
     del settings["batch_size"], settings["model"]  # how, and where from; not what
+    if context.config.target.name == TEXT:
+        del settings["chunk"], settings["frame_rate"], settings["half_precision"]  # of sound
+        settings["texts"] = [_texts(context, p) for p in pieces]
     key = signature("features", VERSION, settings, [source_fingerprint(planned, segment)])
     desc = f"{target_name(context)}{key[:8]}"
     if segment.source.path is None:
@@ -109,13 +112,29 @@ def compute_features(context: Context) -> dict[str, DataError]:
             missing.append((name, pieces, path, key))
     if missing:
         # The model is loaded only where something is left to do: it may need a gigabyte.
-        model = load_speech_model(context.config.target, device=context.device)
+        embed = _load_target(context)
         for name, pieces, path, key in missing:
             try:
-                _compute_one(context, model, Path(name).name, pieces, path, key)
+                _compute_one(context, embed, Path(name).name, pieces, path, key)
             except DataError as error:
                 unusable |= dict.fromkeys(_heard_in(context, name), error)
     return unusable
+
+
+def _load_target(context: Context) -> Embed:
+    """Return what turns the sound of a piece, or its words, into one target a window."""
+    target, duration = context.config.target, context.config.windows.duration
+    if target.name == TEXT:
+        encoder = load_text_encoder(target, device=context.device)
+        return lambda read, piece: encoder.embed(_texts(context, piece))
+    model = load_speech_model(target, device=context.device)
+    return lambda read, piece: window_features(
+        read, piece.audio, piece.audio_starts, duration, model, target
+    )
+
+
+def _texts(context: Context, piece: Piece) -> list[str]:
+    return texts_of(context.plan, piece, context.config.windows.duration)
 
 
 def _heard_in(context: Context, name: str) -> list[str]:
@@ -125,7 +144,7 @@ def _heard_in(context: Context, name: str) -> list[str]:
 
 def _compute_one(
     context: Context,
-    model: SpeechModel,
+    embed: Embed,
     name: str,
     pieces: Sequence[Piece],
     path: Path,
@@ -136,17 +155,16 @@ def _compute_one(
     features, voiced = [], []
     with context.progress.task("features", name, sum(p.audio.duration for p in pieces)) as advance:
         for piece in pieces:
-            features.append(
-                window_features(
-                    read, piece.audio, piece.audio_starts, windows.duration, model, target
-                )
-            )
+            features.append(embed(read, piece))
             if windows.voice_activity:
                 voiced.append(voiced_fraction(read, piece.audio_starts, windows.duration))
             advance(piece.audio.duration)
     array = np.concatenate(features)
     stored = array.astype(np.float16) if target.pooling == "frames" else array
     write_array(path, stored, shared=True)
+    of_text = (
+        {"WindowsWithoutWords": int(np.isnan(array[:, 0]).sum())} if target.name == TEXT else {}
+    )
     write_sidecar(
         path,
         step="features",
@@ -157,6 +175,7 @@ def _compute_one(
         Shape=array.shape,
         Pieces=[piece_key(p) for p in pieces],
         VoicedFraction=np.concatenate(voiced).round(4) if voiced else "n/a",
+        **of_text,
         Simulated=context.plan.simulated,
     )
 

@@ -27,6 +27,7 @@ from bids_speechdecode.steps.finetune import condition_signature, fit_condition,
 from bids_speechdecode.steps.models import read_model
 from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN
 from bids_speechdecode.steps.pretrain import fit_pretraining, pretraining_signature
+from bids_speechdecode.steps.words import keep_spoken
 
 VERSION = 1
 FOLDER = "experiments"
@@ -114,7 +115,8 @@ def vary(context: Context, training: Training) -> Context:
     """
     config = override(context.config, dict(training.changes))
     config = replace(config, run=replace(config.run, seed=training.seed))
-    plan = take(context.plan, training.role, training.data, seed=training.seed)
+    plan = keep_spoken(context.plan, config)
+    plan = take(plan, training.role, training.data, seed=training.seed)
     return replace(context, config=config, plan=plan)
 
 
@@ -147,7 +149,7 @@ def score_of(context: Context, cell: Cell) -> tuple[Path, str]:
     """Return where the ranks of a cell are or will be kept, and their signature."""
     _, model = model_of(context, cell.training)
     varied = vary(context, cell.training)
-    test = _tested(context, cell).plan.select(cell.role, cell.version, "test")
+    test = _tested(varied, cell).plan.select(cell.role, cell.version, "test")
     settings = {
         "test": [[p.recording, p.audio_starts.round(4).tolist(), p.usable.tolist()] for p in test],
         "view": cell.view,
