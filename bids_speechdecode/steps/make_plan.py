@@ -78,7 +78,9 @@ def plan_participant(
     pieces = cut_pretraining(plan.recordings, config) + cut_task(plan.recordings, config)
     _require_windows(participant, pieces, config)
     plan = replace(plan, pieces=tuple(pieces))
-    for role in _needed_roles(config) if needs_words(config) else ():
+    if not needs_words(config):
+        return plan
+    for role in _needed_roles(config):
         require_words(plan, role, config)
     return keep_spoken(note_wordless(plan, config), config)
 
