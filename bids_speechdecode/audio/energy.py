@@ -47,9 +47,8 @@ class Energy:
         """Return frames (B, n_samples // 128, 1), with gradient to the sound."""
         margin = (WINDOW - HOP) // 2
         padded = nn.functional.pad(waves.to(self._weights.device), (margin, margin), mode="reflect")
-        power = nn.functional.conv1d(
-            padded.square()[:, None], self._weights[None, None], stride=HOP
-        )
+        weights = self._weights[None, None]
+        power = nn.functional.conv1d(padded.square()[:, None], weights, stride=HOP)
         return (10 * torch.log10(power + FLOOR)).transpose(1, 2)
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.decoding.contrastive import relative_ranks
-from bids_speechdecode.statistics import require_finite
+from bids_speechdecode.statistics import bootstrap_interval, require_finite
 
 SMALLEST = 5  # windows of a stratum; the fewer, the coarser is each rank
 LEFT_OUT = -1  # stratum of windows that belong to none
@@ -98,14 +99,46 @@ def _halve(values: np.ndarray, members: np.ndarray, smallest: int) -> list[np.nd
     return [*_halve(values, order[:half], smallest), *_halve(values, order[half:], smallest)]
 
 
-def count_strata(ranks: np.ndarray, strata: np.ndarray) -> tuple[int, int]:
-    """Return how many strata were ranked, and how many windows were left out.
+def score_strata(
+    ranks: np.ndarray,
+    strata: np.ndarray,
+    blocks: np.ndarray,
+    settings: EvaluationConfig,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """Return the scores of ranks within strata, as `evaluation.Scores.row` names them.
 
     Parameters
     ----------
     ranks : array, shape (N,)
         As `rank_within` returns them.
-    strata : array of int, shape (N,)
+    strata, blocks : array of int, shape (N,)
+    settings : EvaluationConfig
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    dict
+        n_test_windows, n_blocks, n_strata (of those that were ranked), n_left_out, relative_rank,
+        ci_low, ci_high (NaN without any, or with one block).
     """
     ranked = np.isfinite(ranks)
-    return len(np.unique(strata[ranked])), int((~ranked).sum())
+    low = high = mean = float("nan")
+    if ranked.any():
+        mean = float(ranks[ranked].mean())
+        low, high = bootstrap_interval(
+            ranks[ranked],
+            blocks[ranked],
+            n_bootstrap=settings.n_bootstrap,
+            confidence=settings.confidence,
+            rng=rng,
+        )
+    return {
+        "n_test_windows": int(ranked.sum()),
+        "n_blocks": len(np.unique(blocks[ranked])),
+        "n_strata": len(np.unique(strata[ranked])),
+        "n_left_out": int((~ranked).sum()),
+        "relative_rank": mean,
+        "ci_low": low,
+        "ci_high": high,
+    }

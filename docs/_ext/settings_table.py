@@ -109,7 +109,11 @@ MEANING: dict[str, tuple[str, str]] = {
         "How channels enter the encoder: by name, or by their position (spatial attention).",
         OURS,
     ),
-    "TargetConfig.name": ("Kind of target. `mel` needs no model weights.", PAPER),
+    "TargetConfig.name": (
+        "Kind of target. `mel` and `energy` (the level alone, always in frames) need no model "
+        "weights.",
+        PAPER,
+    ),
     "TargetConfig.model": (
         "Speech model: a name on the Hugging Face hub, or a folder. Each kind of target has its "
         "own default.",
@@ -268,6 +272,27 @@ MEANING: dict[str, tuple[str, str]] = {
     ),
     "ExperimentConfig.task_shares": (
         "Shares of the task's training data; whole blocks, nested.",
+        OURS,
+    ),
+    "DriftConfig.normalise": (
+        "Channels scaled once more: over the recordings of a `day` and split together, or by their "
+        "own past (`sliding`).",
+        REVIEWS,
+    ),
+    "DriftConfig.normalise_minutes": ("How much past `sliding` looks at.", OURS),
+    "DriftConfig.adversarial": (
+        "Weight of a classifier that learns the day of a window from its embedding, and whose "
+        "reversed gradient trains the encoder; 0: none.",
+        REVIEWS,
+    ),
+    "DriftConfig.time_embedding": (
+        "Encoders also read when a window was recorded: days since the first recording, and sine "
+        "and cosine of the hour.",
+        REVIEWS,
+    ),
+    "DriftConfig.recalibrate": (
+        "Minutes at the beginning of a new day on which the experiment `drift` finetunes; "
+        "0: it does not. The main run never does.",
         OURS,
     ),
     "RunConfig.seed": ("Seed of everything random.", OURS),

@@ -10,6 +10,7 @@ import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from bids_speechdecode.bids.files import write_array
 from bids_speechdecode.bids.sidecars import read_sidecar, signature, write_sidecar
 from bids_speechdecode.config import override
 from bids_speechdecode.decoding.evaluation import score_ranks
+from bids_speechdecode.decoding.strata import rank_within, score_strata
 from bids_speechdecode.steps.context import PRETRAINED, Context
 from bids_speechdecode.steps.data import load_signal, load_windows
+from bids_speechdecode.steps.experiments.pairing import TRUE, pair
 from bids_speechdecode.steps.experiments.subsets import ALL, Subset, take
+from bids_speechdecode.steps.experiments.views import VIEWS
 from bids_speechdecode.steps.features import compute_features
 from bids_speechdecode.steps.finetune import condition_signature, fit_condition, load_task
 from bids_speechdecode.steps.models import read_model
@@ -44,7 +48,7 @@ class Training:
     Attributes
     ----------
     condition : str
-        One of `steps.context`: pretrained, taskonly, linear, frozen or finetuned.
+        One of `steps.context`: pretrained, taskonly, linear, frozen, finetuned or random.
     seed : int
         Of the start of the training, its draws, and the order in which shares are taken.
     data : Subset
@@ -53,6 +57,8 @@ class Training:
         Settings that differ from those of the run, by ``"section.field"``.
     parent : Training, optional
         The encoder that frozen and finetuned begin with; none: the pooled one of the settings.
+    pairing : str
+        Whose targets the training and validation windows have (`pairing.pair`); a test has its own.
     """
 
     condition: str
@@ -60,6 +66,7 @@ class Training:
     data: Subset = ALL
     changes: tuple[tuple[str, Any], ...] = ()
     parent: Training | None = None
+    pairing: str = TRUE
 
     @property
     def role(self) -> str:
@@ -97,7 +104,7 @@ class Scored:
     ----------
     cell : Cell
     ranks, blocks : array, shape (n_windows,)
-        Relative rank and contiguous block of every held-out window.
+        Relative rank and contiguous block of every held-out window; NaN where a view leaves it out.
     row : mapping
         Training windows and scores, as `decoding.evaluation.Scores.row`.
     """
@@ -134,6 +141,9 @@ def model_of(context: Context, training: Training) -> tuple[Path, str]:
     else:
         parent = model_of(context, training.parent)[1] if training.parent else None
         key = condition_signature(varied, training.condition, parent)
+    if training.pairing != TRUE:
+        block = context.config.evaluation.block
+        key = signature("pairing", VERSION, {"pairing": training.pairing, "block": block}, [key])
     main = context.model_file(training.condition)
     if context.out.is_current(main, key):
         return main, key
@@ -152,7 +162,7 @@ def score_of(context: Context, cell: Cell) -> tuple[Path, str]:
     test = _tested(varied, cell).plan.select(cell.role, cell.version, "test")
     settings = {
         "test": [[p.recording, p.audio_starts.round(4).tolist(), p.usable.tolist()] for p in test],
-        "view": cell.view,
+        "view": cell.view and [cell.view, VIEWS[cell.view].settings(context, cell.role)],
         "evaluation": asdict(context.config.evaluation),
         "seed": context.config.run.seed,
         "target": asdict(varied.config.target),
@@ -197,14 +207,20 @@ def _score(context: Context, cell: Cell, path: Path, key: str) -> None:
     blocks = test.blocks(context.config)
     rng = np.random.default_rng([context.config.run.seed, 3])
     settings = context.config.evaluation
-    scores = score_ranks(brain, audio, blocks, np.arange(len(test)), settings, rng)
-    write_array(path, np.stack([scores.ranks, blocks]))
+    if cell.view:
+        strata = VIEWS[cell.view].strata(tested, test, cell.role)
+        ranks = rank_within(brain, audio, strata)
+        row = score_strata(ranks, strata, blocks, settings, rng)
+    else:
+        scores = score_ranks(brain, audio, blocks, np.arange(len(test)), settings, rng)
+        ranks, row = scores.ranks, scores.row()
+    write_array(path, np.stack([ranks, blocks]))
     write_sidecar(
         path,
         step="experiments",
         signature=key,
         Description="Relative rank, and number of the block, of every held-out window",
-        Scores=scores.row(),
+        Scores=row,
         TrainingWindows=read_sidecar(model)["TrainingWindows"],
         Simulated=context.plan.simulated,
     )
@@ -219,11 +235,14 @@ def _train(context: Context, training: Training) -> Path:
         if context.out.is_current(path, key):
             return path
         varied = vary(context, training)
+        paired = partial(pair, pairing=training.pairing, config=varied.config)
         if training.condition == PRETRAINED:
-            fit_pretraining(varied, path, key)
+            fit_pretraining(varied, path, key, paired)
         else:
             parent = _train(context, training.parent) if training.parent else None
-            fit_condition(varied, training.condition, path, key, parent, load_task(varied))
+            train_set, validation = load_task(varied)
+            sets = paired(train_set), paired(validation)
+            fit_condition(varied, training.condition, path, key, parent, sets)
     return path
 
 

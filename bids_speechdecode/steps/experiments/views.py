@@ -1,0 +1,169 @@
+"""Among which candidates a test window is ranked: of the same loudness, of the same voice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from bids_speechdecode.audio.energy import Energy, energy_fingerprint
+from bids_speechdecode.audio.features import Reader, voiced_fraction, window_features
+from bids_speechdecode.audio.nuisance import pitch_of_frames
+from bids_speechdecode.config import TargetConfig
+from bids_speechdecode.decoding.strata import LEFT_OUT, SMALLEST, match_strata
+from bids_speechdecode.steps.context import Context
+from bids_speechdecode.steps.data import LoadedWindows
+from bids_speechdecode.steps.experiments.voices import speaker_tables, window_speakers
+from bids_speechdecode.steps.features import audio_reader
+from bids_speechdecode.steps.plan import Piece
+
+COURSE_RATE = 10.0  # hertz, of the course of loudness by which windows are matched
+MIN_VOICED = 0.1  # of a window's frames, for it to have a pitch
+N_PITCHES = 8  # strata of pitch at the most
+PER_PITCH = 4 * SMALLEST  # windows in each, at the least
+Measure = Callable[[Reader, Piece], np.ndarray]  # one row a window of the piece
+
+
+@dataclass(frozen=True)
+class View:
+    """Strata of test windows; each window is ranked among those of its own.
+
+    Attributes
+    ----------
+    strata : callable
+        The stratum of every window, negative for those that are left out.
+    settings : callable
+        What the strata depend on besides the windows and their sound.
+    """
+
+    strata: Callable[[Context, LoadedWindows, str], np.ndarray]
+    settings: Callable[[Context, str], Any]
+
+
+def strata_of(context: Context, windows: LoadedWindows, view: str, role: str) -> np.ndarray:
+    """Return the stratum of every test window in a view, shape (n_windows,)."""
+    return VIEWS[view].strata(context, windows, role)
+
+
+def measure_windows(
+    context: Context, windows: LoadedWindows, role: str, measure: Measure
+) -> np.ndarray:
+    """Return what `measure` makes of the sound of every test window, in their order."""
+    version = str(windows.table["version"].iloc[0])
+    lag = context.config.windows.brain_lag
+    found: dict[tuple[str, float], np.ndarray] = {}
+    for piece in context.plan.select(role, version, "test"):
+        if len(piece.audio_starts):
+            rows = measure(_reader(context, piece), piece)
+            onsets = (piece.brain_starts - lag).round(4)
+            found |= {(piece.recording, float(t)): row for t, row in zip(onsets, rows, strict=True)}
+    keys = zip(windows.table["recording"], windows.table["onset"].round(4), strict=True)
+    return np.stack([found[key] for key in keys])
+
+
+def _reader(context: Context, piece: Piece) -> Reader:
+    """Return the reader of a piece's sound, at the scale that the features of its sound have."""
+    source = context.plan.segment(piece).source
+    same = [p for p in context.plan.pieces if p.recording == piece.recording]
+    return audio_reader(context, [p for p in same if context.plan.segment(p).source == source])
+
+
+# -------------------------------------------------------------------------------------- loudness
+
+
+def same_level(context: Context, windows: LoadedWindows, role: str) -> np.ndarray:
+    """Return strata of windows whose level is alike, in the mean and in how much it varies (dB)."""
+    course = loudness_course(context, windows, role)
+    return match_strata(np.stack([course.mean(axis=1), course.std(axis=1)], axis=1))
+
+
+def same_loudness(context: Context, windows: LoadedWindows, role: str) -> np.ndarray:
+    """Return strata of windows whose level takes a similar course."""
+    return match_strata(loudness_course(context, windows, role))
+
+
+def loudness_course(context: Context, windows: LoadedWindows, role: str) -> np.ndarray:
+    """Return the level of every window in parts of 0.1 s, shape (n_windows, n_parts), dB."""
+    duration = context.config.windows.duration
+    settings = TargetConfig("energy", "", 0, "frames", max(COURSE_RATE, 1 / duration))
+
+    def measure(read: Reader, piece: Piece) -> np.ndarray:
+        energy = Energy(torch.device(context.device))
+        return window_features(read, piece.audio, piece.audio_starts, duration, energy, settings)
+
+    return measure_windows(context, windows, role, measure)[..., 0]
+
+
+# ----------------------------------------------------------------------------------------- voice
+
+
+def spoken(context: Context, windows: LoadedWindows, role: str, *, silent: bool) -> np.ndarray:
+    """Return one stratum: the windows in which somebody speaks, or those in which nobody does."""
+    duration = context.config.windows.duration
+
+    def measure(read: Reader, piece: Piece) -> np.ndarray:
+        return voiced_fraction(read, piece.audio_starts, duration)
+
+    fraction = measure_windows(context, windows, role, measure)
+    is_silent = fraction < context.config.windows.min_voiced_fraction
+    return np.where(is_silent == silent, 0, LEFT_OUT)
+
+
+def same_voice(context: Context, windows: LoadedWindows, role: str) -> np.ndarray:
+    """Return strata of windows with the same speaker, or of similar pitch where none is named."""
+    speakers = window_speakers(context, windows, role)
+    if speakers is not None:
+        return speakers
+    duration = context.config.windows.duration
+    pitch = measure_windows(context, windows, role, partial(_median_pitch, duration))
+    return pitch_strata(pitch)
+
+
+def _median_pitch(duration: float, read: Reader, piece: Piece) -> np.ndarray:
+    """Return the median pitch of each window's voiced frames (Hz); NaN where few are voiced."""
+    pitches = []
+    for start in piece.audio_starts:
+        stop = min(float(start) + duration, piece.audio.stop)
+        frames = pitch_of_frames(read(float(start), stop))
+        voiced = frames > 0
+        pitches.append(np.median(frames[voiced]) if voiced.mean() >= MIN_VOICED else np.nan)
+    return np.array(pitches)
+
+
+def pitch_strata(pitch: np.ndarray) -> np.ndarray:
+    """Return equally large strata of pitch; windows without one (NaN) are left out.
+
+    At most 8, of at least 20 windows each: voices differ by more than a sentence's melody does.
+    """
+    strata = np.full(len(pitch), LEFT_OUT)
+    known = np.flatnonzero(np.isfinite(pitch))
+    n_strata = int(np.clip(len(known) // PER_PITCH, 1, N_PITCHES))
+    order = known[np.argsort(pitch[known], kind="stable")]
+    for label, members in enumerate(np.array_split(order, n_strata)):
+        strata[members] = label
+    return strata
+
+
+def _loudness_settings(context: Context, role: str) -> Any:
+    return [energy_fingerprint(), COURSE_RATE, SMALLEST]
+
+
+def _voicing_settings(context: Context, role: str) -> Any:
+    return context.config.windows.min_voiced_fraction
+
+
+def _voice_settings(context: Context, role: str) -> Any:
+    return [speaker_tables(context, role), MIN_VOICED, N_PITCHES, PER_PITCH]
+
+
+VIEWS: Mapping[str, View] = {
+    "silent": View(partial(spoken, silent=True), _voicing_settings),
+    "spoken": View(partial(spoken, silent=False), _voicing_settings),
+    "level": View(same_level, _loudness_settings),
+    "loudness": View(same_loudness, _loudness_settings),
+    "voice": View(same_voice, _voice_settings),
+}
