@@ -70,7 +70,7 @@ Nuisance = Literal["mel", "envelope", "onsets", "pitch", "words"]
 Control = Literal["downsampled", "phase", "stories"]
 Layer = Annotated[int, Range(least=0)]
 Delay = Annotated[int, Range(least=-200, most=200)]
-ExperimentName = Literal["scaling", "finetune-size", "targets", "encoders", "all"]
+ExperimentName = Literal["scaling", "finetune-size", "targets", "encoders", "pooled", "all"]
 EXPERIMENTS: tuple[str, ...] = typing.get_args(ExperimentName)[:-1]
 Amount = Annotated[float, Range(above=0, most=1)]
 
@@ -197,6 +197,17 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class DriftConfig:
+    """What training does against changes over days; the main run's too, but for recalibration."""
+
+    normalise: Literal["none", "day", "sliding"] = "none"
+    normalise_minutes: Positive = 30.0  # of a recording's own past, for "sliding"
+    adversarial: NotNegative = 0.0  # weight of a classifier of days whose gradient is reversed
+    time_embedding: bool = False  # encoders also read the day and the hour
+    recalibrate: NotNegative = 5.0  # minutes of a new day, in experiment drift
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Ranks, intervals and nulls."""
 
@@ -302,6 +313,7 @@ class Config:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     pretrain: TrainingConfig = field(default_factory=TrainingConfig)
     finetune: TrainingConfig = field(default_factory=TrainingConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     contributions: ContributionConfig = field(default_factory=ContributionConfig)
     experiments: ExperimentConfig = field(default_factory=ExperimentConfig)
@@ -521,6 +533,10 @@ def _check_together(config: Config, where: str | Path) -> None:
         ),
         "shares or task_shares (experiments) are empty": not (
             config.experiments.shares and config.experiments.task_shares
+        ),
+        "time_embedding (drift) needs channels by name: no --spatial attention, no --init-from": (
+            config.drift.time_embedding
+            and (config.encoder.spatial == "attention" or bool(inputs.init_from))
         ),
         "rate (encoding) is below 1 Hz": encoding.rate < 1,
         "stride (fmri) is below 0.02 s, a frame of speech models": config.fmri.stride < 0.02,

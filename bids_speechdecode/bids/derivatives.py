@@ -88,6 +88,8 @@ _DESCRIPTIONS = {
     "frozen": "pretrained encoder, only the head finetuned",
     "finetuned": "pretrained encoder, all of it finetuned",
     "pretrained": "encoder pretrained on ambient recordings",
+    "pooled": "pretraining on several participants: the encoder, or an experiment on it",
+    "pooledFindings": "experiment on pretraining on several participants: what it says",
     "participants": "the scores of all participants",
     "participantContrasts": "the contrasts of all participants",
     "contrib": "what each electrode contributes to the model's retrieval ranks",

@@ -37,6 +37,7 @@ from bids_speechdecode.report.results import (
     latest_log,
     read_results,
 )
+from bids_speechdecode.report.starts import tell_starts
 from bids_speechdecode.report.tables import make_tables, short_label
 from bids_speechdecode.report.where import electrodes_in_words
 
@@ -86,6 +87,7 @@ def write_participant_report(
     tuned = tuning.with_target(tuning.find_tuned(root, encoded.values(), run), target)
     told = summarise(results) if decoding else []
     told += [tuning.summarise_target(target)] if target else []
+    told += tell_starts(folder) if decoding else []
     told += [sentence for page in pages for sentence in page.summary]
     html = render(
         "participant.html",

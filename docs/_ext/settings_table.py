@@ -35,6 +35,11 @@ MEANING: dict[str, tuple[str, str]] = {
         "names no audio.",
         OURS,
     ),
+    "InputConfig.init_from": (
+        "Pooled checkpoint that training starts from: a file, or `pooled` for the one of the "
+        "output without the participant. None by default.",
+        OURS,
+    ),
     "InputConfig.skip_bids_validation": ("Do not check that the input is a BIDS dataset.", OURS),
     "PreprocessConfig.reference": ("How the channels are re-referenced.", OURS),
     "PreprocessConfig.notch": (

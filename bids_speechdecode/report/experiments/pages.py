@@ -13,6 +13,7 @@ from bids_speechdecode.bids.sidecars import read_sidecar, read_table
 from bids_speechdecode.report.experiments.amounts import FINETUNE_SIZE, SCALING
 from bids_speechdecode.report.experiments.arms import ENCODERS, TARGETS
 from bids_speechdecode.report.experiments.findings import draw_findings, signed
+from bids_speechdecode.report.experiments.pooled import POOLED
 from bids_speechdecode.report.experiments.shown import Shown, Tables
 from bids_speechdecode.report.page import (
     Picture,
@@ -32,6 +33,7 @@ SHOWN: Mapping[str, Shown] = {
     "finetunesize": FINETUNE_SIZE,
     "targets": TARGETS,
     "encoders": ENCODERS,
+    "pooled": POOLED,
 }
 _OWN_CAPTION = (
     "Effects in mean relative rank with their intervals; left of 0 is better, or what is named "

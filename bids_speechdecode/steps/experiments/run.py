@@ -24,6 +24,7 @@ from bids_speechdecode.steps.experiments.cells import (
 )
 from bids_speechdecode.steps.experiments.findings import Experiment, as_table, tabulate
 from bids_speechdecode.steps.experiments.grid import WAIT, foresee_grid, run_grid
+from bids_speechdecode.steps.experiments.pooled import pooled
 from bids_speechdecode.steps.experiments.scaling import finetune_size, scaling
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ MAKERS: dict[str, Callable[[Context], Experiment]] = {
     "finetune-size": finetune_size,
     "targets": targets,
     "encoders": encoders,
+    "pooled": pooled,
 }
 
 
