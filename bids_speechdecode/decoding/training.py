@@ -21,6 +21,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from bids_speechdecode.config import TrainingConfig
+from bids_speechdecode.decoding.adversarial import DayAdversary
 from bids_speechdecode.decoding.checkpoint import read_state, write_state
 from bids_speechdecode.decoding.contrastive import ClipLoss, relative_ranks
 from bids_speechdecode.decoding.distributed import process_number
@@ -70,15 +71,20 @@ class History:
 
 
 class _Pairing(nn.Module):
-    """Encoder and loss as one module, so that the temperature is synchronised like the weights."""
+    """Encoder and losses as one module: all that is learnt is synchronised like the weights."""
 
-    def __init__(self, encoder: Encoder | PooledEncoder, loss: ClipLoss) -> None:
+    def __init__(
+        self, encoder: Encoder | PooledEncoder, loss: ClipLoss, adversary: DayAdversary | None
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.loss = loss
+        self.adversary = adversary
 
-    def forward(self, signal: Signal, audio: torch.Tensor) -> torch.Tensor:
-        return self.loss(self.encoder(signal), audio)
+    def forward(self, signal: Signal, audio: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        brain = self.encoder(signal)
+        loss = self.loss(brain, audio)
+        return loss if self.adversary is None else loss + self.adversary(brain, index)
 
 
 def train(
@@ -93,6 +99,7 @@ def train(
     checkpoint: Path | None = None,
     resume: bool = True,
     frozen: Sequence[str] = (),
+    adversary: DayAdversary | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> History:
     """Train `encoder` in place and leave it, in evaluation mode, with its best weights.
@@ -123,6 +130,8 @@ def train(
         Go on from `checkpoint` if it belongs to this encoder, settings, seed and windows.
     frozen : sequence of str
         Submodules of the encoder that are left as they are, batch statistics and dropout too.
+    adversary : DayAdversary, optional
+        A further term of the training loss, that learns along; of windows that are not pooled.
     on_epoch : callable, optional
         Called with each new `Epoch` once its checkpoint is on disk.
 
@@ -136,8 +145,14 @@ def train(
     device = torch.device(device)
     with _reproducible(device, seed), _frozen(encoder, frozen) as held:
         n_batches = train.n_batches(settings.batch_size)
-        run = _Run(encoder.to(device), held, n_batches, settings, seed, device, precision)
+        if adversary is not None:
+            adversary.to(device)
+        run = _Run(
+            encoder.to(device), held, adversary, n_batches, settings, seed, device, precision
+        )
         key = _identity(encoder, train, val, settings, seed, precision, frozen, run.n_processes)
+        if adversary is not None:
+            key += json.dumps(adversary.identity())
         saved = read_state(checkpoint) if checkpoint is not None and resume else None
         if saved is not None and saved["key"] == key:
             run.load(saved)
@@ -173,6 +188,7 @@ class _Run:
         self,
         encoder: Encoder | PooledEncoder,
         held: Sequence[nn.Module],
+        adversary: DayAdversary | None,
         n_batches: int,
         settings: TrainingConfig,
         seed: int,
@@ -180,10 +196,11 @@ class _Run:
         precision: Precision,
     ) -> None:
         self.encoder, self.held, self.settings = encoder, held, settings
+        self.adversary = adversary
         self.accelerator = _make_accelerator(device, precision)
         self.n_processes = self.accelerator.num_processes
         self.loss = ClipLoss(settings.temperature, settings.symmetric).to(device)
-        pairing = _Pairing(encoder, self.loss)
+        pairing = _Pairing(encoder, self.loss, adversary)
         optimizer = _make_optimizer(pairing, settings)
         self.pairing, self.optimizer = self.accelerator.prepare(pairing, optimizer)
         n_steps = settings.max_epochs * n_batches
@@ -200,7 +217,7 @@ class _Run:
         total = torch.zeros((), device=windows.device)
         for part, batch in windows.batches(self.settings.batch_size, self.order):
             index = batch[self.accelerator.process_index :: self.n_processes].to(windows.device)
-            loss = self.pairing(part.read(index), part.audio(index))
+            loss = self.pairing(part.read(index), part.audio(index), index)
             self._step(loss)
             total += loss.detach() * len(batch)
         return _require_finite_loss(float(total) / len(windows), len(self.history.epochs))
@@ -238,6 +255,7 @@ class _Run:
                 "weights": self.encoder.state_dict(),
                 "best_weights": self.best_weights,
                 "loss": self.loss.state_dict(),
+                "adversary": None if self.adversary is None else self.adversary.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": _plain(self.scheduler.state_dict()),
                 "scaler": None if scaler is None else scaler.state_dict(),
@@ -252,6 +270,8 @@ class _Run:
         self.encoder.load_state_dict(state["weights"])
         self.best_weights = state["best_weights"]
         self.loss.load_state_dict(state["loss"])
+        if self.adversary is not None:
+            self.adversary.load_state_dict(state["adversary"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         if state["scaler"] is not None and self.accelerator.scaler is not None:
