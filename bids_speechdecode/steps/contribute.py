@@ -19,6 +19,7 @@ from bids_speechdecode.steps.context import (
     signature_of,
 )
 from bids_speechdecode.steps.data import load_signal, load_windows
+from bids_speechdecode.steps.drift import n_time_columns
 from bids_speechdecode.steps.finetune import require_trained, trained_conditions
 from bids_speechdecode.steps.models import load_model
 from bids_speechdecode.steps.plan import FINETUNE
@@ -47,18 +48,20 @@ def contribute(context: Context) -> None:
     store = load_signal(context, FINETUNE)
     test = load_windows(context, store, FINETUNE, "test", context.plan.versions(FINETUNE)[0])
     trained = load_model(context, name)
+    # The time, where encoders read it, is the last of what they read and no electrode.
+    shafts = channels["group"].fillna("").astype(str).tolist() + [""] * n_time_columns(context)
     with context.progress.task("contributions", f"sub-{context.participant} {name}", 1) as advance:
         found = electrode_contributions(
             trained.encoder,
             test.scaled(trained.scaler),
             test.blocks(context.config),
-            channels["group"].fillna("").astype(str).tolist(),
+            shafts,
             context.config.contributions,
             context.config.evaluation,
             np.random.default_rng([context.config.run.seed, 7]),
             on_progress=advance,
         )
-    write_tsv(path, _table(channels, found.table(), context.plan.simulated))
+    write_tsv(path, _table(channels, found.table()[: len(channels)], context.plan.simulated))
     write_sidecar(
         path,
         step="contributions",

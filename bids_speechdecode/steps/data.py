@@ -17,6 +17,7 @@ from bids_speechdecode.errors import DataError
 from bids_speechdecode.statistics import label_blocks
 from bids_speechdecode.steps.channels import good_channels, model_channels
 from bids_speechdecode.steps.context import Context, require_step
+from bids_speechdecode.steps.drift import n_time_columns, prepare_signal
 from bids_speechdecode.steps.features import feature_file, group_by_audio, piece_key
 from bids_speechdecode.steps.plan import Piece, PlannedRecording
 from bids_speechdecode.timeline import sample_at
@@ -90,15 +91,17 @@ def load_signal(
 ) -> SignalStore:
     """Put the preprocessed recordings of some roles on the device, on a common set of channels.
 
-    By default these are the channels of the models. A channel that is bad in one recording is
-    zero there.
+    By default these are the channels of the models, and the settings against drift apply. A
+    channel that is bad in one recording is zero there.
     """
+    for_models = channels is None
     channels = model_channels(context) if channels is None else channels
+    n_columns = len(channels) + (n_time_columns(context) if for_models else 0)
     recordings = [r for r in context.plan.recordings if r.role in roles]
     mapped = [_map_bands(context, r) for r in recordings]
     n_total = sum(len(next(iter(bands.values()))) for bands in mapped)
     half = n_total * len(channels) * 4 > _half_precision_from(context.config.run.mem_gb)
-    signal = torch.zeros((n_total, len(channels)), dtype=torch.float16 if half else torch.float32)
+    signal = torch.zeros((n_total, n_columns), dtype=torch.float16 if half else torch.float32)
     offsets, lengths, offset = {}, {}, 0
     for planned, bands in zip(recordings, mapped, strict=True):
         good = set(good_channels(context, planned))
@@ -110,6 +113,8 @@ def load_signal(
             _copy_channels(signal[offset : offset + len(data)], data, columns)
         offsets[planned.label], lengths[planned.label] = offset, len(data)
         offset += len(data)
+    if for_models:
+        prepare_signal(context, {k: signal[n : n + lengths[k]] for k, n in offsets.items()})
     return SignalStore(signal.to(context.device), offsets, lengths)
 
 

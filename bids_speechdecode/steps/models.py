@@ -29,6 +29,7 @@ from bids_speechdecode.steps.context import (
     signature_of,
 )
 from bids_speechdecode.steps.data import LoadedWindows
+from bids_speechdecode.steps.drift import drift_settings, make_adversary
 from bids_speechdecode.steps.features import feature_file, group_by_audio
 from bids_speechdecode.steps.start import Start
 
@@ -62,6 +63,7 @@ def model_signature(
         VERSION,
         {
             **settings,
+            **drift_settings(context),
             **plan_fingerprint(context, role),
             "channels": model_channels(context),
             "seed": context.config.run.seed,
@@ -98,16 +100,18 @@ def fit(
     key: str,
     frozen: Sequence[str] = (),
     start: Start | None = None,
+    scaler: TargetScaler | None = None,
 ) -> None:
     """Train `encoder` on (training, validation) windows and keep it at `path` with its history.
 
-    `start` is the pooled checkpoint that its weights came from.
+    `start` is the pooled checkpoint that its weights came from; `scaler` that of its targets where
+    they are not scaled by the training windows.
 
     The checkpoint carries the signature in its name: an interrupted training goes on, and one
     with other settings starts anew.
     """
     training, validation = sets
-    scaler = TargetScaler.fit(training.targets)
+    scaler = scaler or TargetScaler.fit(training.targets)
     name = _name(path)
     checkpoint = context.work_dir / f"sub-{context.participant}" / f"{name}-{key[:16]}.checkpoint"
     label, began = f"sub-{context.participant} {name}", time.monotonic()
@@ -123,6 +127,7 @@ def fit(
             checkpoint=checkpoint,
             resume=True,
             frozen=frozen,
+            adversary=make_adversary(context, training.table, training.targets.shape[-1]),
             on_epoch=lambda _: advance(1),
         )
 
