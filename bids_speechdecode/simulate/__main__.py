@@ -40,6 +40,7 @@ _HELP = {
     "repetition_time": "of the fMRI, in seconds (pair)",
     "voxels": "along each edge of the volume (pair)",
     "loudness_only": "contacts follow how loud it is and nothing else",
+    "meaning": "correlation of the best contact's response to what is said, beside that to sound",
     "line_frequency": "of the mains, in hertz",
     "seed": "the same seed gives the same bytes",
 }

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from bids_speechdecode.simulate.brain import DriveExtractor
 from bids_speechdecode.simulate.participant import Participant, draw_participant, write_recording
 from bids_speechdecode.simulate.playback import (
     Heard,
+    Spoken,
     record_chapter,
     record_playback,
     record_room,
@@ -28,6 +29,7 @@ from bids_speechdecode.simulate.playback import (
 from bids_speechdecode.simulate.sentences import SentenceWriter
 from bids_speechdecode.simulate.settings import SimulationSettings
 from bids_speechdecode.simulate.speech import Synthesiser
+from bids_speechdecode.simulate.words import draw_meaning, write_words
 from bids_speechdecode.simulate.writers import EXTENSIONS
 from bids_speechdecode.timeline import ClockMap
 
@@ -90,16 +92,19 @@ def _fill(root: Path, settings: SimulationSettings) -> None:
     with Synthesiser() as synthesiser:
         writer = SentenceWriter(sound_rng)
         story = _ordinary_speech(synthesiser, writer, sound_rng)
+        told = []
         for chapter in range(settings.chapters):
             path = root / "stimuli" / chapter_name(chapter)
             duration = round(settings.audiobook_minutes * 60 / settings.chapters)
             spoken = record_chapter(path, duration, synthesiser, writer, sound_rng)
             truth.write_sound(root, path.name, spoken)
+            write_words(path, spoken)
+            told.append(spoken)
         participants = []
         for number, seed in enumerate(seeds, start=1):
             rng = np.random.default_rng(seed)
             participant = draw_participant(f"sim{number:02d}", settings, story, rng)
-            _Recorder(root, settings, participant, synthesiser, writer, rng).record_all()
+            _Recorder(root, settings, participant, synthesiser, writer, rng, told).record_all()
             participants.append(participant)
     sidecars.write_top_level(root, participants)
     truth.write_settings(root, settings)
@@ -146,9 +151,14 @@ class _Recorder:
         synthesiser: Synthesiser,
         writer: SentenceWriter,
         rng: np.random.Generator,
+        told: Sequence[Sequence[Spoken]],
     ) -> None:
         self._root, self._settings, self._participant = root, settings, participant
         self._synthesiser, self._writer, self._rng = synthesiser, writer, rng
+        self._told = told  # what is said in each chapter
+        self._meaning = (
+            draw_meaning(participant, settings.meaning, settings.seed) if settings.meaning else None
+        )
         self._clocks: list[dict[str, Any]] = []
         self._scans: dict[int, list[tuple[str, str]]] = {}
 
@@ -165,6 +175,8 @@ class _Recorder:
             table = pd.DataFrame(rows, columns=["filename", "acq_time"])
             sidecars.write_tsv(folder / f"{stem}_scans.tsv", table)
         truth.write_participant(self._root, self._participant)
+        if self._meaning:
+            truth.write_meaning(self._root, self._participant, self._meaning)
         truth.write_recordings(self._root, label, self._clocks)
 
     def _record(self, plan: _Plan) -> None:
@@ -193,6 +205,7 @@ class _Recorder:
             duration=duration,
             start_day=plan.day + plan.hour / 24,
             rng=self._rng,
+            meaning=self._follow_words(heard),
         )
         sidecars.write_ieeg_json(
             folder / f"{stem}_ieeg.json", plan.task, duration, self._participant, settings
@@ -210,7 +223,14 @@ class _Recorder:
         seconds = round(self._settings.ambient_minutes * 60)
         heard = record_room(path, seconds, self._synthesiser, self._writer, self._rng)
         truth.write_sound(self._root, room_file, heard.spoken, heard.scenes)
+        write_words(path, heard.spoken)
         return heard
+
+    def _follow_words(self, heard: Heard) -> np.ndarray | None:
+        """Return the response to what is said, if contacts follow it."""
+        if self._meaning is None:
+            return None
+        return self._meaning.respond(heard.spoken, len(heard.drives))
 
     def _play(
         self, room_file: str, chapter: int, microphone: ClockMap
@@ -227,6 +247,7 @@ class _Recorder:
             speed=played.slope / microphone.slope,
             duration=start + duration + 2,
             rng=self._rng,
+            told=self._told[chapter],
         )
         stem = room_file.removeprefix("simulated_").removesuffix("_room.flac")
         self._note_clock(stem, clean.name, played)

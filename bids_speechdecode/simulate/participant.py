@@ -114,6 +114,7 @@ def write_recording(
     duration: float,
     start_day: float,
     rng: np.random.Generator,
+    meaning: np.ndarray | None = None,
 ) -> None:
     """Simulate and write one recording, block by block.
 
@@ -129,6 +130,8 @@ def write_recording(
         Of the recording.
     start_day : float, days
         When the recording begins, since midnight of the first day.
+    meaning : array, shape (n_frames, n_auditory), µV, optional
+        Response to what is said, as the drives at 100 Hz on the sound's clock.
     """
     rate, brain = settings.sampling_rate, participant.brain
     slow = respond(drives, brain.slow) if len(drives) else np.zeros((1, len(brain.auditory)))
@@ -157,6 +160,8 @@ def write_recording(
             rise = 1 + brain.rise * response_gain * _interpolate(high_gamma, frames)
             signal[:, auditory] += background.make_carrier(len(time)) * np.maximum(0, rise)
             signal[:, auditory] += amplitude * response_gain * _interpolate(slow, frames)
+            if meaning is not None:
+                signal[:, auditory] += response_gain * _interpolate(meaning, frames)
             signal = background.add_electronics(signal * gain_at(participant.gains, day))
             writer.write(np.column_stack([signal, _electrocardiogram(time, beats)]))
 

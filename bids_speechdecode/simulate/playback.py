@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +112,7 @@ def record_playback(
     speed: float,
     duration: float,
     rng: np.random.Generator,
+    told: Sequence[Spoken] = (),
 ) -> Heard:
     """Write what a microphone records while a chapter is played in the room.
 
@@ -123,6 +124,8 @@ def record_playback(
         Chapter seconds per second of the microphone's clock.
     duration : float, seconds
         Of the microphone's file.
+    told : sequence of Spoken
+        What is said in the chapter.
     """
     room, ear = Room(rng), DriveExtractor()
     left = round(duration * RATE)
@@ -135,7 +138,10 @@ def record_playback(
             sound = np.zeros(min(left, _BLOCK), np.float32)
             left -= len(sound)
             _listen(sound, room, ear, file)
-    return Heard(ear.finish(), round(duration * RATE) / RATE)
+    spoken = tuple(
+        replace(s, onset=start + s.onset / speed, duration=s.duration / speed) for s in told
+    )
+    return Heard(ear.finish(), round(duration * RATE) / RATE, spoken)
 
 
 def _listen(sound: np.ndarray, room: Room, ear: DriveExtractor, file: soundfile.SoundFile) -> None:

@@ -34,6 +34,8 @@ class SimulationSettings:
     best_correlation: float = 0.15
     # Contacts follow how loud it is and nothing else: what a model decodes is loudness.
     loudness_only: bool = False
+    # Of the best contact's response to what the words mean with response plus background. 0: none.
+    meaning: float = 0.0
     line_frequency: float = 50.0
     format: Format = "brainvision"
     seed: int = 0
@@ -108,6 +110,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "shafts": (1, 9),
     "contacts": (4, 18),
     "best_correlation": (0, 0.9),
+    "meaning": (0, 0.9),
     "line_frequency": (50, 60),
     "seed": (0, 2**63),
     "fmri_participants": (1, 99),

@@ -15,6 +15,7 @@ from bids_speechdecode.simulate.participant import Participant, slow_amplitude
 from bids_speechdecode.simulate.playback import Spoken
 from bids_speechdecode.simulate.settings import SimulationSettings
 from bids_speechdecode.simulate.sidecars import contact_columns, write_json, write_tsv
+from bids_speechdecode.simulate.words import Meaning
 
 
 def truth_folder(root: Path) -> Path:
@@ -27,6 +28,8 @@ def write_settings(root: Path, settings: SimulationSettings) -> None:
     told = dataclasses.asdict(settings)
     if not settings.loudness_only:
         del told["loudness_only"]
+    if not settings.meaning:
+        del told["meaning"]
     content: dict[str, Any] = {
         "Settings": told,
         "FrameRate": FRAME_RATE,
@@ -44,6 +47,17 @@ def write_participant(root: Path, participant: Participant) -> None:
     write_json(_named(stem, "contacts.json"), contact_columns())
     write_tsv(_named(stem, "functions.tsv"), _functions(participant))
     write_tsv(_named(stem, "gains.tsv"), _gains(participant))
+
+
+def write_meaning(root: Path, participant: Participant, meaning: Meaning) -> None:
+    """Write the projection of words that each contact follows, one row a contact."""
+    stem = truth_folder(root) / f"sub-{participant.label}_simulated"
+    names = [participant.brain.contacts[i].name for i in participant.brain.auditory]
+    columns = [f"dimension_{k + 1:02d}" for k in range(len(meaning.mixture))]
+    table = pd.DataFrame(meaning.mixture.T.round(6), columns=columns)
+    table.insert(0, "amplitude_uv", meaning.amplitude.round(5))
+    table.insert(0, "name", names)
+    write_tsv(_named(stem, "meaning.tsv"), table)
 
 
 def write_recordings(root: Path, label: str, rows: Sequence[dict[str, Any]]) -> None:

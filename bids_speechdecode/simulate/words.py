@@ -1,0 +1,132 @@
+"""The words of what is said: their times, and a meaning that contacts can follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bids_speechdecode.simulate.background import SLOW_RMS
+from bids_speechdecode.simulate.brain import FRAME_RATE
+from bids_speechdecode.simulate.participant import Participant
+from bids_speechdecode.simulate.playback import Spoken
+from bids_speechdecode.simulate.sidecars import write_json, write_tsv
+
+DIMENSIONS = 16  # of the vector that a word stands for
+SHORTEST = 4  # letters of a word that means something: "the" and "and" do not
+LATENCY = 0.3  # seconds from a word to the response to its meaning
+
+_COLUMNS = {
+    "onset": {"Description": "When the word begins in the sound", "Units": "s"},
+    "duration": {
+        "Description": "Length of the word. Onsets and durations of sentences are exact; their "
+        "time is shared out among their words by letters",
+        "Units": "s",
+    },
+    "word": {"Description": "The word, without punctuation"},
+}
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word and its time in the sound (s)."""
+
+    onset: float
+    duration: float
+    word: str
+
+
+def list_words(spoken: Sequence[Spoken]) -> Iterator[Word]:
+    """Yield the words of sentences, the time of each sentence shared out by letters."""
+    for sentence in spoken:
+        words = [w.strip(".,?!;:\"'") for w in sentence.text.split()]
+        ends = np.cumsum([0, *map(len, words)]) / sum(map(len, words))
+        for word, first, last in zip(words, ends[:-1], ends[1:], strict=True):
+            onset = sentence.onset + first * sentence.duration
+            yield Word(onset, (last - first) * sentence.duration, word)
+
+
+def write_words(sound: Path, spoken: Sequence[Spoken]) -> None:
+    """Write the table of a sound's words beside it, as an annotator would."""
+    table = pd.DataFrame(
+        [(round(w.onset, 4), round(w.duration, 4), w.word) for w in list_words(spoken)],
+        columns=list(_COLUMNS),
+    )
+    write_tsv(sound.with_name(f"{sound.stem}_words.tsv"), table)
+    write_json(sound.with_name(f"{sound.stem}_words.json"), _COLUMNS)
+
+
+def vector_of(word: str) -> np.ndarray:
+    """Return what a word stands for, shape (DIMENSIONS,); in every dataset the same.
+
+    Standard normal numbers, drawn from the letters; 0 for short words.
+    """
+    if len(word) < SHORTEST:
+        return np.zeros(DIMENSIONS)
+    return np.random.default_rng(list(word.lower().encode())).standard_normal(DIMENSIONS)
+
+
+def meaning_course(spoken: Sequence[Spoken], n_frames: int) -> np.ndarray:
+    """Return what is being said at each frame, shape (n_frames, DIMENSIONS), 100 Hz.
+
+    The vector of the word that is spoken, 0 where nobody speaks. Its mean over the time in which
+    somebody speaks is 0, so that it does not follow whether somebody speaks, or how loud.
+    """
+    course = np.zeros((n_frames, DIMENSIONS))
+    is_spoken = np.zeros(n_frames, dtype=bool)
+    for word in list_words(spoken):
+        ends = word.onset, word.onset + word.duration
+        frames = slice(*(round(FRAME_RATE * end) for end in ends))
+        course[frames] = vector_of(word.word)
+        is_spoken[frames] = True
+    if is_spoken.any():
+        course[is_spoken] -= course[is_spoken].mean(axis=0)
+    return course
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """How the auditory contacts of a participant follow what is said.
+
+    Attributes
+    ----------
+    mixture : array, shape (DIMENSIONS, n_auditory)
+        Columns of length 1: a response is a projection of the word's vector.
+    amplitude : array, shape (n_auditory,), µV
+        Of a response of unit variance.
+    """
+
+    mixture: np.ndarray
+    amplitude: np.ndarray
+
+    def respond(self, spoken: Sequence[Spoken], n_frames: int) -> np.ndarray:
+        """Return the response to what is said, shape (n_frames, n_auditory), µV, 100 Hz."""
+        late = round(LATENCY * FRAME_RATE)
+        course = meaning_course(spoken, n_frames)
+        delayed = np.concatenate([np.zeros((late, DIMENSIONS)), course])[:n_frames]
+        return delayed @ self.mixture * self.amplitude
+
+
+def draw_meaning(participant: Participant, correlation: float, seed: int) -> Meaning:
+    """Return random projections, drawn apart from everything else of the participant.
+
+    Parameters
+    ----------
+    participant : Participant
+    correlation : float
+        Of the response of the contact that hears best with response plus background, 0.5 to 20 Hz,
+        while words of four letters or more are spoken; that of others falls with their weight.
+    seed : int
+    """
+    brain = participant.brain
+    rng = np.random.default_rng([seed, *participant.label.encode()])
+    mixture = rng.standard_normal((DIMENSIONS, len(brain.auditory)))
+    weight = np.array([brain.contacts[i].weight for i in brain.auditory])
+    r = correlation * weight
+    scale = participant.scale[list(brain.auditory)]
+    return Meaning(
+        mixture / np.linalg.norm(mixture, axis=0), SLOW_RMS * scale * r / np.sqrt(1 - r**2)
+    )
