@@ -26,6 +26,7 @@ from bids_speechdecode.steps.context import (
     BACKWARD,
     FINETUNED,
     FROZEN,
+    JOINT,
     LINEAR,
     PRETRAINED,
     PROJECTION,
@@ -88,6 +89,21 @@ def load_task(context: Context) -> tuple[LoadedWindows, LoadedWindows]:
     return training, validation
 
 
+def load_joint(context: Context) -> tuple[LoadedWindows, LoadedWindows]:
+    """Return the training windows of both tasks, and the finetuning task's validation windows.
+
+    What is tested is the finetuning task; so it alone says when to stop, as for the models that
+    the joint one is compared with.
+    """
+    store = load_signal(context, PRETRAIN, FINETUNE)
+    version = context.plan.versions(FINETUNE)[0]
+    ambient = load_windows(context, store, PRETRAIN, "train")
+    training, validation = (
+        load_windows(context, store, FINETUNE, split, version) for split in ("train", "val")
+    )
+    return ambient.join(training), validation
+
+
 def fit_condition(
     context: Context,
     name: str,
@@ -105,6 +121,8 @@ def fit_condition(
     """
     pooled = parent is None and name in (FROZEN, FINETUNED)
     start = _require_start(context) if pooled else None
+    if name == JOINT:  # its training is the participant's first, as pretraining otherwise is
+        start = find_start(context)
     encoder = _new_model(context, name, sets[0], parent or start)
     frozen = ("encoder",) if name == FROZEN else ()
     settings = context.config.finetune
@@ -149,6 +167,10 @@ def condition_signature(context: Context, name: str, parent: str | None) -> str:
     parents: tuple[str, ...] = ()
     if name in (FROZEN, FINETUNED):
         parents = (_require_start(context).signature if parent is None else parent,)
+    if name == JOINT:
+        start = find_start(context)
+        windows = model_signature(context, PRETRAIN, {"condition": name})
+        parents = (windows, start.signature) if start else (windows,)
     settings = {
         "condition": name,
         **encoder_settings(context),
@@ -172,7 +194,7 @@ def _new_model(
         return new_encoder(context, training, "linear")
     if name == RANDOM:
         return new_encoder(context, training)
-    if name in (TASK_ONLY, PROJECTION):
+    if name in (TASK_ONLY, PROJECTION) or (name == JOINT and parent is None):
         return new_encoder(context, training, head=True, spatial=name != PROJECTION)
     if isinstance(parent, Start):
         encoder = new_encoder(context, training)

@@ -118,6 +118,11 @@ def select(context: Context) -> None:
     )
 
 
+def is_selected(context: Context) -> bool:
+    """Return whether the channels were selected with these settings; the signals must be there."""
+    return context.out.is_current(selected_file(context), _signature(context))
+
+
 def require_selected(context: Context) -> None:
     """Raise unless the channels were selected with the settings of this run.
 

@@ -1,4 +1,4 @@
-"""Experiments ``targets`` and ``encoders``: the same data, another target, encoder or loss.
+"""Experiment ``targets``: the same data, another target.
 
 An arm is a change of settings. Every arm is trained with pretraining and without, from every seed,
 and ranks the windows that the run's own settings rank; where words are the target, those of them in
@@ -137,19 +137,6 @@ def _read_target(text: str, own: TargetConfig) -> tuple[str, Changes]:
 
 def _label(name: str, layer: int) -> str:
     return name if name in WITHOUT_MODEL else f"{name} layer {layer}"
-
-
-def encoders(context: Context) -> Experiment:
-    """Compare the run's encoder and loss with a linear encoder and the other loss."""
-    one_way = not context.config.pretrain.symmetric
-    loss = tuple((f"{part}.symmetric", one_way) for part in ("pretrain", "finetune"))
-    first = "convolutional encoder"
-    arms = {
-        first: Arm(),
-        "linear encoder": Arm((("encoder.kind", "linear"), ("encoder.spatial", "none")), first),
-        "symmetric loss" if one_way else "one-way loss": Arm(loss, first),
-    }
-    return _compare(context, "encoders", arms)
 
 
 def _compare(context: Context, name: str, arms: Mapping[str, Arm]) -> Experiment:

@@ -15,25 +15,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from bids_speechdecode.bids.files import write_array
 from bids_speechdecode.bids.sidecars import read_sidecar, signature, write_sidecar
 from bids_speechdecode.config import override
 from bids_speechdecode.decoding.evaluation import score_ranks
 from bids_speechdecode.decoding.strata import rank_within, score_strata
-from bids_speechdecode.steps.context import PRETRAINED, Context
+from bids_speechdecode.steps.context import JOINT, PRETRAINED, Context
 from bids_speechdecode.steps.data import load_signal, load_windows
 from bids_speechdecode.steps.experiments.pairing import TRUE, pair
 from bids_speechdecode.steps.experiments.subsets import ALL, Subset, take
+from bids_speechdecode.steps.experiments.variants import BAND, in_band, is_prepared
 from bids_speechdecode.steps.experiments.views import VIEWS
 from bids_speechdecode.steps.features import compute_features
-from bids_speechdecode.steps.finetune import condition_signature, fit_condition, load_task
+from bids_speechdecode.steps.finetune import (
+    condition_signature,
+    fit_condition,
+    load_joint,
+    load_task,
+)
 from bids_speechdecode.steps.models import read_model
 from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN
 from bids_speechdecode.steps.pretrain import fit_pretraining, pretraining_signature
 from bids_speechdecode.steps.words import keep_spoken
 
-VERSION = 1
+VERSION = 2
 FOLDER = "experiments"
 
 
@@ -48,7 +55,7 @@ class Training:
     Attributes
     ----------
     condition : str
-        One of `steps.context`: pretrained, taskonly, linear, frozen, finetuned or random.
+        One of `steps.context`: pretrained, taskonly, linear, frozen, finetuned, joint or random.
     seed : int
         Of the start of the training, its draws, and the order in which shares are taken.
     data : Subset
@@ -72,6 +79,11 @@ class Training:
     def role(self) -> str:
         """Whose windows it is trained on."""
         return PRETRAIN if self.condition == PRETRAINED else FINETUNE
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Whose windows it is trained on, all of them."""
+        return (PRETRAIN, FINETUNE) if self.condition == JOINT else (self.role,)
 
 
 @dataclass(frozen=True)
@@ -107,12 +119,15 @@ class Scored:
         Relative rank and contiguous block of every held-out window; NaN where a view leaves it out.
     row : mapping
         Training windows and scores, as `decoding.evaluation.Scores.row`.
+    places : array of int, shape (n_windows,)
+        Which of the plan's test windows they are: a gap in the signal costs each band its own.
     """
 
     cell: Cell
     ranks: np.ndarray
     blocks: np.ndarray
     row: Mapping[str, Any]
+    places: np.ndarray
 
 
 def vary(context: Context, training: Training) -> Context:
@@ -122,7 +137,7 @@ def vary(context: Context, training: Training) -> Context:
     """
     config = override(context.config, dict(training.changes))
     config = replace(config, run=replace(config.run, seed=training.seed))
-    plan = keep_spoken(context.plan, config)
+    plan = keep_spoken(in_band(context, config.preprocess.band).plan, config)
     plan = take(plan, training.role, training.data, seed=training.seed)
     return replace(context, config=config, plan=plan)
 
@@ -176,8 +191,26 @@ def _tested(context: Context, cell: Cell) -> Context:
     return replace(context, plan=take(context.plan, cell.role, cell.data, split="test"))
 
 
+def has_signals(context: Context, training: Training) -> bool:
+    """Return whether the signal that a model reads is there; that of the run always is."""
+    band = band_of(context, training)
+    return band == context.config.preprocess.band or is_prepared(in_band(context, band))
+
+
+def band_of(context: Context, training: Training) -> str:
+    """Return which band of the signal a model reads."""
+    return str(dict(training.changes).get(BAND, context.config.preprocess.band))
+
+
+def is_trained(context: Context, training: Training) -> bool:
+    """Return whether a model is on disk; its signal must be there."""
+    return context.out.is_current(*model_of(context, training))
+
+
 def is_done(context: Context, cell: Cell) -> bool:
     """Return whether a cell's ranks are on disk."""
+    if not has_signals(context, cell.training):
+        return False
     return context.out.is_current(*score_of(context, cell))
 
 
@@ -214,16 +247,28 @@ def _score(context: Context, cell: Cell, path: Path, key: str) -> None:
     else:
         scores = score_ranks(brain, audio, blocks, np.arange(len(test)), settings, rng)
         ranks, row = scores.ranks, scores.row()
-    write_array(path, np.stack([ranks, blocks]))
+    write_array(path, np.stack([ranks, blocks, _places(tested, cell, test.table)]))
     write_sidecar(
         path,
         step="experiments",
         signature=key,
-        Description="Relative rank, and number of the block, of every held-out window",
+        Description="Relative rank, number of the block and of the window, of held-out windows",
         Scores=row,
         TrainingWindows=read_sidecar(model)["TrainingWindows"],
         Simulated=context.plan.simulated,
     )
+
+
+def _places(context: Context, cell: Cell, table: pd.DataFrame) -> np.ndarray:
+    """Return which of the plan's test windows, usable or not, those of a table are."""
+    lag = context.config.windows.brain_lag
+    windows = [
+        (piece.recording, onset)
+        for piece in context.plan.select(cell.role, cell.version, "test")
+        for onset in (piece.brain_starts - lag).tolist()
+    ]
+    place = {window: number for number, window in enumerate(windows)}
+    return np.array([place[w] for w in zip(table["recording"], table["onset"], strict=True)])
 
 
 def _train(context: Context, training: Training) -> Path:
@@ -240,7 +285,8 @@ def _train(context: Context, training: Training) -> Path:
             fit_pretraining(varied, path, key, paired)
         else:
             parent = _train(context, training.parent) if training.parent else None
-            train_set, validation = load_task(varied)
+            load = load_joint if training.condition == JOINT else load_task
+            train_set, validation = load(varied)
             sets = paired(train_set), paired(validation)
             fit_condition(varied, training.condition, path, key, parent, sets)
     return path
@@ -249,10 +295,10 @@ def _train(context: Context, training: Training) -> Path:
 def read_scored(context: Context, cell: Cell) -> Scored:
     """Return a cell that is done."""
     path, _ = score_of(context, cell)
-    ranks, blocks = np.load(path, allow_pickle=False)
+    ranks, blocks, places = np.load(path, allow_pickle=False)
     sidecar = read_sidecar(path)
     row = {"n_train_windows": sidecar["TrainingWindows"], **sidecar["Scores"]}
-    return Scored(cell, ranks, blocks.astype(int), row)
+    return Scored(cell, ranks, blocks.astype(int), row, places.astype(int))
 
 
 @contextmanager

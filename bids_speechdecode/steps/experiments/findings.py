@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -65,10 +66,13 @@ class Found:
     findings : iterable of Finding
     tables : mapping of str to DataFrame
         Further tables of the experiment, by a word (letters and digits) for the file's name.
+    notes : sequence of str
+        What was left out, and why.
     """
 
     findings: Iterable[Finding]
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,19 @@ def as_table(findings: Iterable[Finding]) -> pd.DataFrame:
     """Return one row a finding."""
     columns = list(Finding.__dataclass_fields__)
     return pd.DataFrame([asdict(f) for f in findings], columns=columns)
+
+
+def on_common_windows(
+    results: Sequence[tuple[Factors, Scored]],
+) -> list[tuple[Factors, Scored]]:
+    """Return what is known of cells on the windows that all of them have ranked."""
+    common = functools.reduce(np.intersect1d, (scored.places for _, scored in results))
+    kept = []
+    for factors, scored in results:
+        mine = np.isin(scored.places, common)
+        parts = {name: getattr(scored, name)[mine] for name in ("ranks", "blocks", "places")}
+        kept.append((factors, replace(scored, **parts)))
+    return kept
 
 
 def mean_ranks(scored: Sequence[Scored]) -> np.ndarray:

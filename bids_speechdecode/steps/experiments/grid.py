@@ -14,17 +14,26 @@ import numpy as np
 
 from bids_speechdecode.bids.sidecars import read_sidecar
 from bids_speechdecode.progress import spell_time
+from bids_speechdecode.steps.channels import selected_file
 from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.experiments.cells import (
     BusyError,
     Cell,
     Training,
+    band_of,
+    claimed,
+    has_signals,
     is_done,
+    is_trained,
     make,
     model_of,
     vary,
 )
 from bids_speechdecode.steps.experiments.subsets import count_windows
+from bids_speechdecode.steps.experiments.variants import in_band
+from bids_speechdecode.steps.plan import PlannedRecording
+from bids_speechdecode.steps.preprocess import is_preprocessed, preprocess_recording
+from bids_speechdecode.steps.select import is_selected, select
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +47,9 @@ def run_grid(context: Context, cells: Sequence[Cell]) -> None:
     if not todo:
         context.progress.skip("experiments", label, f"{len(cells)} cells, all current")
         return
+    for band in dict.fromkeys(band_of(context, cell.training) for cell in todo):
+        if band != context.config.preprocess.band:
+            _prepare(in_band(context, band))
     with context.progress.task("experiments", label, len(todo)) as advance:
         while todo:
             left = [cell for cell in todo if not _made(context, cell)]
@@ -45,6 +57,32 @@ def run_grid(context: Context, cells: Sequence[Cell]) -> None:
             if len(left) == len(todo):
                 time.sleep(WAIT)
             todo = left
+
+
+def _prepare(context: Context) -> None:
+    """Make signals and channels in the context's band, each in one process alone."""
+    todo = [r for r in context.plan.recordings if not is_preprocessed(context, r)]
+    while todo:
+        left = [planned for planned in todo if not _preprocessed(context, planned)]
+        if len(left) == len(todo):
+            time.sleep(WAIT)
+        todo = left
+    while not is_selected(context):
+        try:
+            with claimed(context, selected_file(context)):
+                select(context)
+        except BusyError:
+            time.sleep(WAIT)
+
+
+def _preprocessed(context: Context, planned: PlannedRecording) -> bool:
+    # One name for all bands, since "both" makes the signals of the others.
+    try:
+        with claimed(context, context.recording_file(planned, "preproc", "ieeg", ".eeg")):
+            preprocess_recording(context, planned)
+    except BusyError:
+        return False
+    return True
 
 
 def _made(context: Context, cell: Cell) -> bool:
@@ -87,16 +125,19 @@ def foresee_grid(context: Context, cells: Sequence[Cell]) -> Outlook:
     unique = list(dict.fromkeys(cells))
     n_done = sum(is_done(context, cell) for cell in unique)
     models = dict.fromkeys(m for cell in unique for m in _ancestry(cell.training))
-    rates, missing = [], []
+    rates: list[float] = []
+    n_missing, n_windows = 0, 0
     for training in models:
-        path, key = model_of(context, training)
-        if context.out.is_current(path, key):
-            told = read_sidecar(path)
+        # Before its signal is there, nobody knows what a model's signature will be.
+        if has_signals(context, training) and is_trained(context, training):
+            told = read_sidecar(model_of(context, training)[0])
             rates.append(told["Seconds"] / told["TrainingWindows"])
         else:
-            missing.append(count_windows(vary(context, training).plan, training.role))
-    seconds = float(np.median(rates)) * sum(missing) if rates else float("nan")
-    return Outlook(len(unique), n_done, len(missing), seconds)
+            plan = vary(context, training).plan
+            n_missing += 1
+            n_windows += sum(count_windows(plan, role) for role in training.roles)
+    seconds = float(np.median(rates)) * n_windows if rates else float("nan")
+    return Outlook(len(unique), n_done, n_missing, seconds)
 
 
 def _ancestry(training: Training) -> list[Training]:

@@ -14,7 +14,7 @@ from bids_speechdecode.errors import MissingInputError, UsageError
 from bids_speechdecode.group.experiments import experiment_word
 from bids_speechdecode.steps.channels import selected_file
 from bids_speechdecode.steps.context import Context
-from bids_speechdecode.steps.experiments.arms import encoders, targets
+from bids_speechdecode.steps.experiments.arms import targets
 from bids_speechdecode.steps.experiments.cells import (
     BusyError,
     claimed,
@@ -22,6 +22,7 @@ from bids_speechdecode.steps.experiments.cells import (
     read_scored,
     score_of,
 )
+from bids_speechdecode.steps.experiments.encoders import encoders
 from bids_speechdecode.steps.experiments.findings import Experiment, as_table, tabulate
 from bids_speechdecode.steps.experiments.grid import WAIT, foresee_grid, run_grid
 from bids_speechdecode.steps.experiments.pooled import pooled
@@ -114,7 +115,7 @@ def _write(context: Context, experiment: Experiment, word: str, cells: Path, key
         step="experiments",
         signature=key,
         Description=f"Experiment {experiment.name}: one row a model and what it was tested on",
-        Text=[finding.text for finding in findings],
+        Text=[*(finding.text for finding in findings), *found.notes],
         Simulated=context.plan.simulated,
     )
 
