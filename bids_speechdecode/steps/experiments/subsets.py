@@ -25,11 +25,15 @@ class Subset:
         Since the participant's first recording; none: all.
     hours : (float, float), optional
         Of the day, from the first to before the second; over midnight if the first is larger.
+    skip : float
+        Minutes that are left out of each day, from the first window of the role on; where hours
+        are not known, nothing is left.
     """
 
     share: float = 1.0
     days: tuple[int, ...] = ()
     hours: tuple[float, float] | None = None
+    skip: float = 0.0
 
 
 ALL = Subset()
@@ -52,10 +56,10 @@ def take(
         Of the order in which shares are taken.
     split : str
     """
-    if subset.days or subset.hours:
-        starts = recording_starts(plan)
+    if subset.days or subset.hours or subset.skip:
+        starts, begins = recording_starts(plan), day_begins(plan, role)
         plan = _replace(
-            plan, role, split, lambda p: p.usable & _is_in(starts[p.recording], p, subset)
+            plan, role, split, lambda p: p.usable & _is_in(starts[p.recording], p, subset, begins)
         )
     if subset.share >= 1:
         return plan
@@ -71,7 +75,18 @@ def _replace(plan: ParticipantPlan, role: str, split: str, keep: Keep) -> Partic
     return replace(plan, pieces=pieces)
 
 
-def _is_in(start: Start, piece: Piece, subset: Subset) -> np.ndarray:
+def day_begins(plan: ParticipantPlan, role: str) -> dict[int, float]:
+    """Return when the first window of each day starts, used or not, on `Start.clock` (s)."""
+    starts, begins = recording_starts(plan), dict[int, float]()
+    for piece in plan.select(role):
+        start = starts[piece.recording]
+        clock = start.clock(piece.brain_starts)
+        for day, time in zip(start.days(piece.brain_starts), clock, strict=True):
+            begins[int(day)] = min(begins.get(int(day), np.inf), float(time))
+    return begins
+
+
+def _is_in(start: Start, piece: Piece, subset: Subset, begins: dict[int, float]) -> np.ndarray:
     """Return which windows of a piece lie in the days and hours of a subset."""
     inside = np.ones(len(piece.brain_starts), dtype=bool)
     if subset.days:
@@ -79,6 +94,9 @@ def _is_in(start: Start, piece: Piece, subset: Subset) -> np.ndarray:
     if subset.hours:
         hours, (low, high) = start.hours(piece.brain_starts), subset.hours
         inside &= (hours >= low) & (hours < high) if low < high else (hours >= low) | (hours < high)
+    if subset.skip:
+        first = [begins[int(day)] for day in start.days(piece.brain_starts)]
+        inside &= start.clock(piece.brain_starts) >= np.array(first) + 60 * subset.skip
     return inside
 
 

@@ -34,6 +34,10 @@ class Start:
             return np.full(len(seconds), self.day)
         return self.day + ((3600 * self.hour + seconds) // DAY).astype(int)
 
+    def clock(self, seconds: np.ndarray) -> np.ndarray:
+        """Return seconds since midnight of the first day; NaN where the hour is not known."""
+        return DAY * self.day + 3600 * self.hour + seconds
+
     def hours(self, seconds: np.ndarray) -> np.ndarray:
         """Return the hour of the day (0 to 24) of times on the recording's clock."""
         return (self.hour + seconds / 3600) % 24

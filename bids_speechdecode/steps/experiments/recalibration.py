@@ -1,0 +1,105 @@
+"""A pretrained model, finetuned on the first minutes of a day that it has not seen."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from bids_speechdecode.bids.sidecars import read_sidecar
+from bids_speechdecode.errors import DataError
+from bids_speechdecode.steps.context import Context
+from bids_speechdecode.steps.data import LoadedWindows, SignalStore, load_signal, load_windows
+from bids_speechdecode.steps.experiments.subsets import day_begins
+from bids_speechdecode.steps.experiments.times import recording_starts
+from bids_speechdecode.steps.models import fit, model_signature, read_model, read_scaler
+from bids_speechdecode.steps.plan import PRETRAIN, ParticipantPlan, Piece
+
+RECALIBRATED = "recalibrated"
+LEARN = 0.8  # of the minutes; what follows says when to stop
+FEWEST = 10  # windows in those minutes
+
+
+def early_windows(
+    plan: ParticipantPlan, day: int, span: tuple[float, float], duration: float
+) -> ParticipantPlan:
+    """Return the plan with the ambient windows of a stretch of a day alone, whatever their split.
+
+    Parameters
+    ----------
+    plan : ParticipantPlan
+    day : int
+        Since the participant's first recording.
+    span : (float, float)
+        Minutes since the first ambient window of the day; windows lie in it as a whole.
+    duration : float
+        Of a window, in seconds.
+    """
+    starts, begin = recording_starts(plan), day_begins(plan, PRETRAIN)[day]
+
+    def keep(piece: Piece) -> np.ndarray:
+        start = starts[piece.recording]
+        since = start.clock(piece.brain_starts) - begin
+        inside = (since >= 60 * span[0]) & (since + duration <= 60 * span[1])
+        return piece.usable & inside & (start.days(piece.brain_starts) == day)
+
+    pieces = tuple(
+        replace(p, split="train", usable=keep(p)) if p.role == PRETRAIN else p for p in plan.pieces
+    )
+    return replace(plan, pieces=pieces)
+
+
+def count_early(context: Context, day: int) -> int:
+    """Return the windows on which a model would be recalibrated, the validation among them."""
+    minutes, duration = context.config.drift.recalibrate, context.config.windows.duration
+    plan = early_windows(context.plan, day, (0.0, minutes), duration)
+    return sum(p.n_usable for p in plan.select(PRETRAIN, plan.versions(PRETRAIN)[0]))
+
+
+def recalibration_signature(context: Context, day: int, parent: str | None) -> str:
+    """Return what a recalibrated model depends on; `parent` is the signature of the pretrained."""
+    begins = day_begins(context.plan, PRETRAIN)
+    settings = {
+        "condition": RECALIBRATED,
+        "day": day,
+        "begin": str(begins[day]),
+        "minutes": context.config.drift.recalibrate,
+        "training": asdict(context.config.finetune),
+    }
+    return model_signature(context, PRETRAIN, settings, (parent or "absent",))
+
+
+def fit_recalibrated(context: Context, day: int, path: Path, key: str, parent: Path | None) -> None:
+    """Finetune the encoder of `parent` on the first minutes of a day and keep it at `path`.
+
+    The first four fifths of them are learnt from, the last fifth says when to stop; a model that
+    only becomes worse there stays as it was. Targets stay scaled as they were in pretraining.
+
+    Raises
+    ------
+    DataError
+        Hardly any window in these minutes.
+    """
+    minutes = context.config.drift.recalibrate
+    store = load_signal(context, PRETRAIN)
+    spans = (0.0, LEARN * minutes), (LEARN * minutes, minutes)
+    training, validation = (_load(context, store, day, span) for span in spans)
+    if parent is None or len(training) + len(validation) < FEWEST:
+        raise DataError(
+            f"day {day} has too few windows in its first {minutes:g} minutes to recalibrate",
+            expected=f"at least {FEWEST}",
+            found=str(len(training) + len(validation)),
+            fix="give more minutes (recalibrate in [drift]), or 0 for none",
+        )
+    encoder = read_model(parent, context.device).encoder
+    scaler = read_scaler(read_sidecar(parent))
+    sets = training, validation
+    fit(context, path, encoder, sets, context.config.finetune, key, scaler=scaler)
+
+
+def _load(
+    context: Context, store: SignalStore, day: int, span: tuple[float, float]
+) -> LoadedWindows:
+    plan = early_windows(context.plan, day, span, context.config.windows.duration)
+    return load_windows(replace(context, plan=plan), store, PRETRAIN, "train")
