@@ -120,6 +120,12 @@ def tell_apart(
     return Separation(observed, low, high, p, 1 / len(areas), sources.n_blocks)
 
 
+def held_out_area(sources: TwoSources) -> float:
+    """Return the area under the curve of `tell_apart` alone."""
+    folds, label = _folds(sources), sources.second[:, None]
+    return float(_areas(_scores(sources.targets, label, folds), label, folds)[0])
+
+
 def explain(
     sources: TwoSources,
     properties: np.ndarray,

@@ -172,6 +172,12 @@ def contrast_gains(
     return Finding(name, *numbers, found.n_blocks, "sign-flip over blocks", *sides, text)
 
 
+def unknown(name: str, text: str) -> Finding:
+    """Return a finding of which nothing is known but, in `text`, why."""
+    nan = float("nan")
+    return Finding(name, nan, nan, nan, nan, nan, 0, "none", "", "", text)
+
+
 def _spell_change(change: float) -> str:
     """Return how a mean relative rank differs.
 
