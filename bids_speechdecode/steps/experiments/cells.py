@@ -137,7 +137,8 @@ def vary(context: Context, training: Training) -> Context:
     """
     config = override(context.config, dict(training.changes))
     config = replace(config, run=replace(config.run, seed=training.seed))
-    plan = keep_spoken(in_band(context, config.preprocess.band).plan, config)
+    context = in_band(context, config.preprocess.band)
+    plan = keep_spoken(context.plan, config)
     plan = take(plan, training.role, training.data, seed=training.seed)
     return replace(context, config=config, plan=plan)
 
@@ -162,12 +163,7 @@ def model_of(context: Context, training: Training) -> tuple[Path, str]:
     main = context.model_file(training.condition)
     if context.out.is_current(main, key):
         return main, key
-    return _file(context, f"{training.condition}{key[:12]}", "model", ".safetensors"), key
-
-
-def _file(context: Context, desc: str, suffix: str, extension: str) -> Path:
-    name = context.summary_file(desc, suffix, extension).name
-    return context.out.root / FOLDER / f"sub-{context.participant}" / name
+    return context.experiment_file(f"{training.condition}{key[:12]}", "model", ".safetensors"), key
 
 
 def score_of(context: Context, cell: Cell) -> tuple[Path, str]:
@@ -183,7 +179,7 @@ def score_of(context: Context, cell: Cell) -> tuple[Path, str]:
         "target": asdict(varied.config.target),
     }
     key = signature("experiment", VERSION, settings, [model])
-    return _file(context, f"{cell.training.condition}{key[:12]}", "scores", ".npy"), key
+    return context.experiment_file(f"{cell.training.condition}{key[:12]}", "scores", ".npy"), key
 
 
 def _tested(context: Context, cell: Cell) -> Context:

@@ -1,4 +1,4 @@
-"""Among which candidates a test window is ranked: of the same loudness, of the same voice."""
+"""Among which candidates a test window is ranked: of the same loudness, voice or day."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from bids_speechdecode.config import TargetConfig
 from bids_speechdecode.decoding.strata import LEFT_OUT, SMALLEST, match_strata
 from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.data import LoadedWindows
+from bids_speechdecode.steps.drift import window_days
+from bids_speechdecode.steps.experiments.times import recording_starts
 from bids_speechdecode.steps.experiments.voices import speaker_tables, window_speakers
 from bids_speechdecode.steps.features import audio_reader
 from bids_speechdecode.steps.plan import Piece
@@ -148,6 +150,18 @@ def pitch_strata(pitch: np.ndarray) -> np.ndarray:
     return strata
 
 
+# ----------------------------------------------------------------------------------------- days
+
+
+def same_day(context: Context, windows: LoadedWindows, role: str) -> np.ndarray:
+    """Return the day of every window."""
+    return window_days(context, windows.table)
+
+
+def _day_settings(context: Context, role: str) -> Any:
+    return {k: (s.day, str(s.hour)) for k, s in sorted(recording_starts(context.plan).items())}
+
+
 def _loudness_settings(context: Context, role: str) -> Any:
     return [energy_fingerprint(), COURSE_RATE, SMALLEST]
 
@@ -166,4 +180,5 @@ VIEWS: Mapping[str, View] = {
     "level": View(same_level, _loudness_settings),
     "loudness": View(same_loudness, _loudness_settings),
     "voice": View(same_voice, _voice_settings),
+    "day": View(same_day, _day_settings),
 }
