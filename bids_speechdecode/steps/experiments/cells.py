@@ -135,7 +135,8 @@ def vary(context: Context, training: Training) -> Context:
 
     Splits were drawn before, with the seed of the run: they stay.
     """
-    config = override(context.config, dict(training.changes))
+    # Whatever the main run started from: a cell is about what it names.
+    config = override(context.config, {"inputs.init_from": "", **dict(training.changes)})
     config = replace(config, run=replace(config.run, seed=training.seed))
     context = in_band(context, config.preprocess.band)
     plan = keep_spoken(context.plan, config)

@@ -36,7 +36,6 @@ WORDS = {
 # (first, second): the first is better where the difference is negative.
 CONTRASTS = ((OTHERS, NONE), (BOTH, OWN), (OTHERS, OWN), (OWN, NONE))
 FROM_POOLED = (("inputs.init_from", POOLED),)
-FROM_NOTHING = (("inputs.init_from", ""),)
 
 
 def pooled(context: Context) -> Experiment:
@@ -58,7 +57,7 @@ def pooled(context: Context) -> Experiment:
             OTHERS: Training(FINETUNED, seed, changes=FROM_POOLED),
         }
         if context.plan.select(PRETRAIN):
-            for arm, changes in ((OWN, FROM_NOTHING), (BOTH, FROM_POOLED)):
+            for arm, changes in ((OWN, ()), (BOTH, FROM_POOLED)):
                 parent = Training(PRETRAINED, seed, changes=changes)
                 models[arm] = Training(FINETUNED, seed, parent=parent)
         for arm, training in models.items():
