@@ -24,6 +24,7 @@ _HELP = {
     "participants": "number of participants (with iEEG)",
     "days": "days of recording, one session each",
     "ambient_runs": "ambient recordings per day",
+    "night_runs": "further ambient recordings per day, in the night",
     "ambient_minutes": "minutes of each ambient recording",
     "audiobook_minutes": "minutes of the audiobook, all chapters together",
     "chapters": "chapters of the audiobook, one run each",

@@ -134,6 +134,11 @@ def list_plans(settings: SimulationSettings) -> list[_Plan]:
         for day in range(settings.days)
         for run in range(settings.ambient_runs)
     ]
+    plans += [
+        _Plan("ambient", day, settings.ambient_runs + run, hour=5 * run / settings.night_runs)
+        for day in range(settings.days)
+        for run in range(settings.night_runs)
+    ]
     for chapter in range(settings.chapters):
         day = chapter % settings.days
         plans.append(_Plan("audiobook", day, chapter // settings.days, 20 + chapter / 99, chapter))

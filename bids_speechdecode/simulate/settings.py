@@ -22,6 +22,7 @@ class SimulationSettings:
     participants: int = 2
     days: int = 3
     ambient_runs: int = 2  # recordings per day
+    night_runs: int = 0  # further recordings per day, between midnight and five
     ambient_minutes: float = 20.0  # of each recording
     audiobook_minutes: float = 24.0  # of all chapters together
     chapters: int = 2  # audiobook runs, one sound file each, on successive days
@@ -103,6 +104,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "participants": (1, 99),
     "days": (1, 99),
     "ambient_runs": (0, 99),
+    "night_runs": (0, 99),
     "ambient_minutes": (0.3, 1440),
     "audiobook_minutes": (0.3, 1440),
     "chapters": (0, 99),

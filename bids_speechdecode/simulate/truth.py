@@ -26,10 +26,9 @@ def truth_folder(root: Path) -> Path:
 def write_settings(root: Path, settings: SimulationSettings) -> None:
     """Write the settings and the definition of the drives."""
     told = dataclasses.asdict(settings)
-    if not settings.loudness_only:
-        del told["loudness_only"]
-    if not settings.meaning:
-        del told["meaning"]
+    for name in ("loudness_only", "meaning", "night_runs"):
+        if not told[name]:
+            del told[name]
     content: dict[str, Any] = {
         "Settings": told,
         "FrameRate": FRAME_RATE,

@@ -57,7 +57,7 @@ def day_night(context: Context) -> Experiment:
         model = Training(PRETRAINED, seed, data)
         tuned = Training(FINETUNED, seed, parent=model)
         for tested, cell in _list_tests(context, model, tuned):
-            cells[cell] = {"tested": tested, "hours": arm, "seed": seed}
+            cells[cell] = {"tested": tested, "trained_on": arm, "seed": seed}
     return Experiment("day-night", cells, lambda results: Found(_say(context, results)))
 
 
@@ -118,7 +118,7 @@ def _list_tests(context: Context, model: Training, tuned: Training) -> Iterator[
 
 def _say(context: Context, results: Results) -> Iterator[Finding]:
     name = "{} against {}, {}"
-    if len({factors["hours"] for factors, _ in results}) == 1:
+    if len({factors["trained_on"] for factors, _ in results}) == 1:
         text = (
             "No training window lies in the night (23:00 to 06:00), so that pretraining on the day "
             "and on all hours is the same, and what the night brings cannot be told."
@@ -146,4 +146,4 @@ def _say(context: Context, results: Results) -> Iterator[Finding]:
 
 
 def _pick(results: Results, tested: str, arm: str) -> list[Scored]:
-    return [s for f, s in results if f["tested"] == tested and f["hours"] == arm]
+    return [s for f, s in results if f["tested"] == tested and f["trained_on"] == arm]
