@@ -22,9 +22,14 @@ from bids_speechdecode.bids.sidecars import read_sidecar, signature, write_sidec
 from bids_speechdecode.config import override
 from bids_speechdecode.decoding.evaluation import score_ranks
 from bids_speechdecode.decoding.strata import rank_within, score_strata
-from bids_speechdecode.steps.context import JOINT, PRETRAINED, Context
+from bids_speechdecode.steps.context import EXPERIMENTS, JOINT, PRETRAINED, Context
 from bids_speechdecode.steps.data import load_signal, load_windows
 from bids_speechdecode.steps.experiments.pairing import TRUE, pair
+from bids_speechdecode.steps.experiments.recalibration import (
+    RECALIBRATED,
+    fit_recalibrated,
+    recalibration_signature,
+)
 from bids_speechdecode.steps.experiments.subsets import ALL, Subset, take
 from bids_speechdecode.steps.experiments.variants import BAND, in_band, is_prepared
 from bids_speechdecode.steps.experiments.views import VIEWS
@@ -41,7 +46,6 @@ from bids_speechdecode.steps.pretrain import fit_pretraining, pretraining_signat
 from bids_speechdecode.steps.words import keep_spoken
 
 VERSION = 2
-FOLDER = "experiments"
 
 
 class BusyError(Exception):
@@ -55,11 +59,14 @@ class Training:
     Attributes
     ----------
     condition : str
-        One of `steps.context`: pretrained, taskonly, linear, frozen, finetuned, joint or random.
+        One of `steps.context`: pretrained, taskonly, linear, frozen, finetuned, joint or random; or
+        recalibrated: the parent, finetuned on the first minutes of the one day of `data`.
     seed : int
         Of the start of the training, its draws, and the order in which shares are taken.
     data : Subset
         Which of the training windows of the condition's own role.
+    validation : Subset
+        Which of its validation windows.
     changes : tuple of (str, value)
         Settings that differ from those of the run, by ``"section.field"``.
     parent : Training, optional
@@ -71,6 +78,7 @@ class Training:
     condition: str
     seed: int
     data: Subset = ALL
+    validation: Subset = ALL
     changes: tuple[tuple[str, Any], ...] = ()
     parent: Training | None = None
     pairing: str = TRUE
@@ -78,7 +86,7 @@ class Training:
     @property
     def role(self) -> str:
         """Whose windows it is trained on."""
-        return PRETRAIN if self.condition == PRETRAINED else FINETUNE
+        return PRETRAIN if self.condition in (PRETRAINED, RECALIBRATED) else FINETUNE
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -141,6 +149,7 @@ def vary(context: Context, training: Training) -> Context:
     context = in_band(context, config.preprocess.band)
     plan = keep_spoken(context.plan, config)
     plan = take(plan, training.role, training.data, seed=training.seed)
+    plan = take(plan, training.role, training.validation, split="val")
     return replace(context, config=config, plan=plan)
 
 
@@ -157,7 +166,10 @@ def model_of(context: Context, training: Training) -> tuple[Path, str]:
         key = pretraining_signature(varied)
     else:
         parent = model_of(context, training.parent)[1] if training.parent else None
-        key = condition_signature(varied, training.condition, parent)
+        if training.condition == RECALIBRATED:
+            key = recalibration_signature(varied, training.data.days[0], parent)
+        else:
+            key = condition_signature(varied, training.condition, parent)
     if training.pairing != TRUE:
         block = context.config.evaluation.block
         key = signature("pairing", VERSION, {"pairing": training.pairing, "block": block}, [key])
@@ -282,6 +294,9 @@ def _train(context: Context, training: Training) -> Path:
             fit_pretraining(varied, path, key, paired)
         else:
             parent = _train(context, training.parent) if training.parent else None
+            if training.condition == RECALIBRATED:
+                fit_recalibrated(varied, training.data.days[0], path, key, parent)
+                return path
             load = load_joint if training.condition == JOINT else load_task
             train_set, validation = load(varied)
             sets = paired(train_set), paired(validation)
@@ -304,7 +319,7 @@ def claimed(context: Context, path: Path) -> Iterator[None]:
 
     The lock ends with the process, however that ends.
     """
-    lock = context.work_dir / FOLDER / f"{path.stem}.lock"
+    lock = context.work_dir / EXPERIMENTS / f"{path.stem}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         try:
