@@ -135,6 +135,12 @@ OPTIONS: tuple[Option, ...] = (
         "Do not check that BIDS_DIR is a BIDS dataset.",
     ),
     _setting(
+        "--band",
+        "preprocess.band",
+        METHOD,
+        "What decoding reads: the slow signal, the envelope of high gamma, or both.",
+    ),
+    _setting(
         "--reference",
         "preprocess.reference",
         METHOD,
@@ -201,7 +207,7 @@ OPTIONS: tuple[Option, ...] = (
         "--target",
         "target.name",
         METHOD,
-        "What brain activity is matched with; mel needs no model weights.",
+        "What brain activity is matched with; mel needs no model weights; text is the words heard.",
     ),
     _words(
         "--speech-model",

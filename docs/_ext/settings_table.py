@@ -41,7 +41,12 @@ MEANING: dict[str, tuple[str, str]] = {
         OURS,
     ),
     "InputConfig.skip_bids_validation": ("Do not check that the input is a BIDS dataset.", OURS),
-    "PreprocessConfig.reference": ("How the channels are re-referenced.", OURS),
+    "PreprocessConfig.band": (
+        "What the models read of the signal: `slow` (its waveform), `highgamma` (the envelope of "
+        "`high_gamma`), or `both`, side by side.",
+        PAPER,
+    ),
+    "PreprocessConfig.reference": ("How the channels of the slow band are re-referenced.", OURS),
     "PreprocessConfig.notch": (
         "Remove the power line (`PowerLineFrequency` of the sidecar) and its harmonics, where "
         "they lie in the band that is kept.",
@@ -49,6 +54,11 @@ MEANING: dict[str, tuple[str, str]] = {
     ),
     "PreprocessConfig.rate": ("Sampling rate of the output, in hertz.", PAPER),
     "PreprocessConfig.highpass": ("Edge of the high-pass, in hertz; 0 means none.", PAPER),
+    "PreprocessConfig.high_gamma": ("Edges of high gamma, in hertz.", REVIEWS),
+    "PreprocessConfig.high_gamma_reference": (
+        "How the channels of high gamma are re-referenced.",
+        REVIEWS,
+    ),
     "PreprocessConfig.clamp": (
         "Samples beyond this many interquartile ranges are set to it.",
         CODE,
@@ -116,7 +126,7 @@ MEANING: dict[str, tuple[str, str]] = {
     ),
     "TargetConfig.name": (
         "Kind of target. `mel` and `energy` (the level alone, always in frames) need no model "
-        "weights.",
+        "weights; `text` is of the words heard.",
         PAPER,
     ),
     "TargetConfig.model": (
@@ -145,6 +155,10 @@ MEANING: dict[str, tuple[str, str]] = {
         CODE,
     ),
     "WindowConfig.voice_activity": ("Leave out windows in which nobody speaks.", OURS),
+    "WindowConfig.words_only": (
+        "Leave out windows in which no word is heard. The target `text` always does.",
+        OURS,
+    ),
     "WindowConfig.min_voiced_fraction": (
         "With `voice_activity`: share of a window that must be speech.",
         OURS,
