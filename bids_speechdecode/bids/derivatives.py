@@ -65,8 +65,6 @@ _DESCRIPTIONS = {
     "preproc": "cleaned, decimated and robustly scaled signal",
     "preprocHighgamma": "envelope of high gamma, decimated and robustly scaled",
     "selected": "every channel: kept or dropped, why, and where it lies",
-    "selectedHighgamma": "the same of the channels of high gamma",
-    "selectedBoth": "the same of the channels of the slow signal and of high gamma",
     "plan": "which recordings, channels and windows are used, and what is left out",
     "conditions": "retrieval ranks of every condition on the held-out windows",
     "contrasts": "paired differences of rank between conditions",
@@ -133,17 +131,6 @@ _DESCRIPTIONS |= {
         ("audio", "; embeddings of the sound"),
     )
 }
-
-
-def selected_desc(band: str) -> str:
-    """Return the description of the table of selected channels, by the band that models read.
-
-    Examples
-    --------
-    >>> selected_desc("slow"), selected_desc("both")
-    ('selected', 'selectedBoth')
-    """
-    return "selected" + ("" if band == "slow" else band.capitalize())
 
 
 def check_output(bids_dir: Path, out: Path) -> None:

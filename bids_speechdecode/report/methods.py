@@ -208,13 +208,13 @@ def list_choices(settings: Settings, tuned: TunedTarget | None = None) -> tuple[
         Choice("Sampling rate", f"{pre['rate']:g} Hz", "40 Hz", PAPER),
         Choice(
             "Pass band",
-            f"{pre['highpass']:g} to about {pre['rate'] / 2:g} Hz (Nyquist)",
+            describe_band(settings),
             "0.05 to 50 Hz, then 40 Hz sampling",
             PAPER,
         ),
         Choice("Scaling of channels", "median and interquartile range", "robust", PAPER),
         Choice("Clamp", f"±{pre['clamp']:g} robust units", "±20", CODE),
-        Choice("Reference", str(pre["reference"]), DASH, OPEN),
+        Choice("Reference", describe_reference(settings), DASH, OPEN),
         Choice("Audio target", describe_target(settings), "wav2vec 2.0, layer 19", PAPER),
         Choice(
             "Weights of the speech model", describe_weights(settings, tuned), "XLSR-53", REVIEWS
@@ -264,6 +264,21 @@ def choice_table(settings: Settings, tuned: TunedTarget | None = None) -> Table:
     columns = ["Setting", "This run", "Source paper", "Source of the paper's value"]
     choices = list_choices(settings, tuned)
     return make_table(columns, [(c.what, c.here, c.paper, c.origin) for c in choices])
+
+
+def describe_band(settings: Settings) -> str:
+    """Return the band of the signal in a few words."""
+    pre = settings["preprocess"]
+    slow = f"{pre['highpass']:g} to about {pre['rate'] / 2:g} Hz (Nyquist)"
+    fast = "envelope of {:g} to {:g} Hz".format(*pre["high_gamma"])
+    return {"slow": slow, "highgamma": fast, "both": f"{slow}, and {fast}"}[pre["band"]]
+
+
+def describe_reference(settings: Settings) -> str:
+    """Return how the channels were re-referenced, in a few words."""
+    pre = settings["preprocess"]
+    slow, fast = str(pre["reference"]), str(pre["high_gamma_reference"])
+    return {"slow": slow, "highgamma": fast, "both": f"{slow}; envelope {fast}"}[pre["band"]]
 
 
 def describe_target(settings: Settings) -> str:

@@ -119,6 +119,7 @@ def read_results(folder: Path, log_dir: Path | None) -> Results:
     files = sorted(path for path in folder.rglob("sub-*") if path.is_file())
     log = log_dir or folder / "log" / "none"
     settings_path = settings_file(folder, log_dir) or log / "config.toml"
+    settings = methods.read_settings(settings_path) if settings_path.is_file() else None
     log_path = log_file(folder, log_dir)
     selections = _read_electrodes(folder, "selected", SELECTED_COLUMNS)
     contributions = _read_electrodes(folder, "contrib", CONTRIBUTION_COLUMNS)
@@ -135,16 +136,22 @@ def read_results(folder: Path, log_dir: Path | None) -> Results:
         histories=_read_histories(files),
         spectra=tuple(
             (entity(path, "task"), tolerate(read_table(path), ["frequency", "before", "after"]))
-            for path in _ending(files, "_spectra.tsv")
+            for path in _ending(files, f"_desc-{_signal(settings)}_spectra.tsv")
         ),
         selections=selections,
         contributions={t: found for t, found in contributions.items() if t not in stale},
         unfit=_unfit(folder, selections, stale),
         environment=read_object(log / "environment.json"),
-        settings=methods.read_settings(settings_path) if settings_path.is_file() else None,
+        settings=settings,
         settings_text=_read_text(settings_path),
         log_lines=tuple(_read_text(log_path).splitlines()) if log_path else (),
     )
+
+
+def _signal(settings: methods.Settings | None) -> str:
+    """Return the description of the signal of which the spectra are shown."""
+    is_fast = settings is not None and settings["preprocess"]["band"] == "highgamma"
+    return "preprocHighgamma" if is_fast else "preproc"
 
 
 def _why_stale(folder: Path, task: str) -> str:

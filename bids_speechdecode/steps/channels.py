@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.bids.derivatives import selected_desc
 from bids_speechdecode.bids.sidecars import read_table
 from bids_speechdecode.steps.context import PREPROCESSED, Context, require_step
 from bids_speechdecode.steps.plan import PlannedRecording
@@ -15,7 +14,9 @@ from bids_speechdecode.steps.plan import PlannedRecording
 
 def selected_file(context: Context) -> Path:
     """Return where the table of every channel, kept or dropped, lies."""
-    return context.summary_file(selected_desc(context.config.preprocess.band), "channels", ".tsv")
+    if not context.variant:
+        return context.summary_file("selected", "channels", ".tsv")
+    return context.experiment_file(f"selected{context.variant.capitalize()}", "channels", ".tsv")
 
 
 def model_channels(context: Context) -> tuple[str, ...]:

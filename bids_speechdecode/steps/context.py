@@ -16,6 +16,7 @@ from bids_speechdecode.progress import Progress
 from bids_speechdecode.steps.plan import ParticipantPlan, PlannedRecording
 
 LINEAR, TASK_ONLY, FROZEN, FINETUNED = "linear", "taskonly", "frozen", "finetuned"
+EXPERIMENTS = "experiments"  # folder of models and ranks in the output
 WORK = ".work"  # folder of checkpoints in the output, unless the user names another
 BACKWARD, ZERO_SHOT, PRETRAINED = "backward", "zeroshot", "pretrained"
 PROJECTION, JOINT = "projection", "joint"
@@ -25,7 +26,11 @@ RANDOM = "random"  # an encoder as it is before any training
 
 @dataclass(frozen=True)
 class Context:
-    """A participant's plan, where its files go, and the settings."""
+    """A participant's plan, where its files go, and the settings.
+
+    `variant` is the band of the signal where an experiment reads another one than the run: its
+    channels must not replace those of the run.
+    """
 
     plan: ParticipantPlan
     out: Derivatives
@@ -33,6 +38,7 @@ class Context:
     work_dir: Path
     progress: Progress
     device: str = "cpu"
+    variant: str = ""
 
     @property
     def participant(self) -> str:
@@ -77,6 +83,11 @@ class Context:
             suffix=suffix,
             extension=ext,
         )
+
+    def experiment_file(self, desc: str, suffix: str, ext: str) -> Path:
+        """Return the name of what an experiment keeps beside the results of the run."""
+        name = self.summary_file(desc, suffix, ext).name
+        return self.out.root / EXPERIMENTS / f"sub-{self.participant}" / name
 
     def model_file(self, model: str) -> Path:
         """Return where a trained model is kept."""

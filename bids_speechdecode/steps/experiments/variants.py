@@ -25,7 +25,8 @@ def in_band(context: Context, band: str) -> Context:
     if band == context.config.preprocess.band:
         return context
     config = override(context.config, {BAND: band})
-    return replace(context, config=config, plan=change_band(context.plan, config.preprocess))
+    plan = change_band(context.plan, config.preprocess)
+    return replace(context, config=config, plan=plan, variant=band)
 
 
 def is_prepared(context: Context) -> bool:
