@@ -70,7 +70,9 @@ Nuisance = Literal["mel", "envelope", "onsets", "pitch", "words"]
 Control = Literal["downsampled", "phase", "stories"]
 Layer = Annotated[int, Range(least=0)]
 Delay = Annotated[int, Range(least=-200, most=200)]
-ExperimentName = Literal["scaling", "finetune-size", "targets", "encoders", "pooled", "all"]
+ExperimentName = Literal[
+    "scaling", "finetune-size", "targets", "encoders", "pooled", "controls", "all"
+]
 EXPERIMENTS: tuple[str, ...] = typing.get_args(ExperimentName)[:-1]
 Amount = Annotated[float, Range(above=0, most=1)]
 

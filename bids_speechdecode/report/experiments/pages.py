@@ -12,6 +12,7 @@ import pandas as pd
 from bids_speechdecode.bids.sidecars import read_sidecar, read_table
 from bids_speechdecode.report.experiments.amounts import FINETUNE_SIZE, SCALING
 from bids_speechdecode.report.experiments.arms import ENCODERS, TARGETS
+from bids_speechdecode.report.experiments.controls import CONTROLS
 from bids_speechdecode.report.experiments.findings import draw_findings, signed
 from bids_speechdecode.report.experiments.pooled import POOLED
 from bids_speechdecode.report.experiments.shown import Shown, Tables
@@ -34,6 +35,7 @@ SHOWN: Mapping[str, Shown] = {
     "targets": TARGETS,
     "encoders": ENCODERS,
     "pooled": POOLED,
+    "controls": CONTROLS,
 }
 _OWN_CAPTION = (
     "Effects in mean relative rank with their intervals; left of 0 is better, or what is named "

@@ -22,6 +22,7 @@ from bids_speechdecode.steps.experiments.cells import (
     read_scored,
     score_of,
 )
+from bids_speechdecode.steps.experiments.controls import controls
 from bids_speechdecode.steps.experiments.encoders import encoders
 from bids_speechdecode.steps.experiments.findings import Experiment, as_table, tabulate
 from bids_speechdecode.steps.experiments.grid import WAIT, foresee_grid, run_grid
@@ -37,6 +38,7 @@ MAKERS: dict[str, Callable[[Context], Experiment]] = {
     "targets": targets,
     "encoders": encoders,
     "pooled": pooled,
+    "controls": controls,
 }
 
 

@@ -1,0 +1,141 @@
+"""Ranks against chance in words: what a control leaves of the rank, and what went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from bids_speechdecode.config import EvaluationConfig
+from bids_speechdecode.decoding.evaluation import CHANCE, Contrast, compare_ranks
+from bids_speechdecode.steps.experiments.cells import Scored
+from bids_speechdecode.steps.experiments.findings import Finding, interval, mean_ranks, spell_p
+
+TEST = "sign-flip over blocks"
+Verdict = Literal["better", "worse", "chance", "unknown"]
+
+
+def drop_unranked(scored: Sequence[Scored]) -> list[Scored]:
+    """Return the cells without the windows that their view leaves out."""
+    kept = []
+    for cell in scored:
+        known = np.isfinite(cell.ranks)
+        kept.append(replace(cell, ranks=cell.ranks[known], blocks=cell.blocks[known]))
+    return kept
+
+
+def compare_chance(
+    scored: Sequence[Scored], settings: EvaluationConfig, rng: np.random.Generator
+) -> Contrast | None:
+    """Return how ranks, means over seeds, differ from 0.5; None where no window was ranked."""
+    if not scored or not len(scored[0].ranks):
+        return None
+    ranks = mean_ranks(scored)
+    return compare_ranks(ranks, np.full(len(ranks), CHANCE), scored[0].blocks, settings, rng)
+
+
+def judge(found: Contrast, settings: EvaluationConfig) -> Verdict:
+    """Return whether ranks are better or worse than chance, at chance, or too few to tell."""
+    alpha = 1 - settings.confidence
+    if found.p <= alpha:
+        return "better" if found.difference < 0 else "worse"
+    return "unknown" if found.p_min > alpha else "chance"
+
+
+def against_chance(name: str, model: str, found: Contrast | None, text: str) -> Finding:
+    """Return the finding of ranks against chance.
+
+    Parameters
+    ----------
+    name : str
+    model : str
+        What is better than chance where the effect is negative.
+    found : Contrast or None
+        None where nothing could be ranked.
+    text : str
+    """
+    if found is None:
+        nan = float("nan")
+        return Finding(name, nan, nan, nan, nan, nan, 0, TEST, model, "chance", text)
+    numbers = found.difference, found.ci_low, found.ci_high, found.p, found.p_min
+    return Finding(name, *numbers, found.n_blocks, TEST, model, "chance", text)
+
+
+def say_rank(found: Contrast | None) -> str:
+    """Return a mean rank with its distance from chance, in words."""
+    assert found, "nothing was ranked"
+    return (
+        f"a mean relative rank of {CHANCE + found.difference:.3f} ({found.difference:+.3f} from "
+        f"chance, {interval(found.ci_low, found.ci_high)}, {spell_p(found.p)}, sign-flip test over "
+        f"{found.n_blocks} blocks)"
+    )
+
+
+def say_control(found: Contrast | None, settings: EvaluationConfig) -> str:
+    """Return in words whether a model that can have learnt nothing ranks as it should."""
+    assert found, "nothing was ranked"
+    return {
+        "chance": "No difference from chance was found, as it should be.",
+        "unknown": "There are too few blocks of test windows to tell this from chance.",
+        "better": (
+            "That is better than chance: something other than the pairing of brain and sound tells "
+            "the windows apart, and the model's own rank may come from it, too."
+        ),
+        "worse": "That is worse than chance, which must not be: train from more seeds.",
+    }[judge(found, settings)]
+
+
+def say_matched(found: Contrast, check: Contrast, settings: EvaluationConfig) -> str:
+    """Return what the rank among candidates of the same loudness means.
+
+    Parameters
+    ----------
+    found, check : Contrast
+        Of the model, and of a model of loudness alone, among the same candidates.
+    settings : EvaluationConfig
+    """
+    mine, loudness = judge(found, settings), judge(check, settings)
+    if "unknown" in (mine, loudness):
+        return "There are too few blocks of test windows to tell what remains."
+    if loudness == "better":
+        return (
+            "But a model of loudness alone still tells these candidates apart: there are too few "
+            "windows to match them better, and what remains may be loudness."
+        )
+    if mine == "better":
+        return (
+            "A model of loudness alone was not better than chance among them: what remains is more "
+            "than loudness."
+        )
+    return (
+        "Nor was a model of loudness alone better than chance among them: no more than loudness "
+        "was found."
+    )
+
+
+def say_remaining(within: Sequence[Scored], among_all: Sequence[Scored]) -> str:
+    """Return what remains of the distance from chance among candidates that are alike.
+
+    Parameters
+    ----------
+    within, among_all : sequence of Scored
+        Of the same windows; those that are NaN in the first are left out of both.
+    """
+    known = np.isfinite(mean_ranks(within))
+    gain = CHANCE - float(mean_ranks(among_all)[known].mean())
+    left = CHANCE - float(mean_ranks(within)[known].mean())
+    if gain <= 0:
+        return "Among all candidates the same windows ranked no better than chance."
+    return (
+        f"Among all candidates the same windows ranked {gain:.3f} below chance: of this "
+        f"{left:.3f} ({100 * left / gain:.0f}%) remains and {gain - left:.3f} went."
+    )
+
+
+def say_strata(scored: Sequence[Scored]) -> str:
+    """Return how many windows were ranked in how many strata."""
+    row = scored[0].row
+    sizes = f"{row['n_test_windows']} windows in {row['n_strata']} strata"
+    return f"{sizes}, {row['n_left_out']} left out" if row["n_left_out"] else sizes
