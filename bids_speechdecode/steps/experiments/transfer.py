@@ -98,7 +98,7 @@ def _source_signature(context: Context) -> str:
     signals = [
         signature_of(p) for r in context.plan.recordings for p in context.preprocessed(r).values()
     ]
-    return signature("sources", 1, plan, [*features, *map(signature_of, files)])
+    return signature("sources", 1, plan, [*features, *signals])
 
 
 def _analyse(context: Context, results: Results) -> Found:
