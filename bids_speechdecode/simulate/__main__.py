@@ -42,6 +42,8 @@ _HELP = {
     "voxels": "along each edge of the volume (pair)",
     "loudness_only": "contacts follow how loud it is and nothing else",
     "meaning": "correlation of the best contact's response to what is said, beside that to sound",
+    "response_drift": "radians a day by which responses turn into others",
+    "offset_drift": "of a rhythm that changes over days, relative to the background",
     "line_frequency": "of the mains, in hertz",
     "seed": "the same seed gives the same bytes",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from bids_speechdecode.simulate.anatomy import draw_contacts
 from bids_speechdecode.simulate.background import SLOW_RMS, Background
 from bids_speechdecode.simulate.brain import FRAME_RATE, Brain, draw_brain, respond
+from bids_speechdecode.simulate.drift import Drift, Rhythm, draw_drift
 from bids_speechdecode.simulate.settings import SimulationSettings
 from bids_speechdecode.simulate.writers import open_writer
 from bids_speechdecode.timeline import ClockMap
@@ -39,6 +41,8 @@ class Participant:
         Of the response alone, at the beginning of each day.
     playback_ppm, microphone_ppm : float
         How much faster these clocks run than the recording's.
+    drift : Drift, optional
+        Of responses and rhythms.
     """
 
     label: str
@@ -50,6 +54,14 @@ class Participant:
     response_gains: np.ndarray
     playback_ppm: float
     microphone_ppm: float
+    drift: Drift | None = None
+
+    def responses(self, day: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the response functions of a day: slow, high gamma."""
+        if self.drift is None:
+            return self.brain.slow, self.brain.high_gamma
+        day = min(day, len(self.drift.slow) - 1)
+        return self.drift.slow[day], self.drift.high_gamma[day]
 
     @property
     def channel_names(self) -> tuple[str, ...]:
@@ -67,7 +79,7 @@ def draw_participant(
     )
     deaf = [i for i, contact in enumerate(contacts) if not contact.is_auditory]
     bad = sorted(rng.choice(deaf, min(len(deaf) // 3, int(rng.integers(1, 3))), replace=False))
-    return Participant(
+    participant = Participant(
         label,
         brain,
         scale=rng.lognormal(0, 0.25, len(contacts)),
@@ -78,6 +90,11 @@ def draw_participant(
         playback_ppm=float(np.round(rng.choice([-1, 1]) * rng.uniform(20, 50), 2)),
         microphone_ppm=float(np.round(rng.choice([-1, 1]) * rng.uniform(20, 50), 2)),
     )
+    if not (settings.response_drift or settings.offset_drift):
+        return participant
+    own = np.random.default_rng([settings.seed, *label.encode(), 1])
+    drift = draw_drift(brain, participant.scale, settings, story, own)
+    return dataclasses.replace(participant, drift=drift)
 
 
 def _draw_spiking(shafts: list[str], rng: np.random.Generator) -> np.ndarray:
@@ -134,8 +151,11 @@ def write_recording(
         Response to what is said, as the drives at 100 Hz on the sound's clock.
     """
     rate, brain = settings.sampling_rate, participant.brain
-    slow = respond(drives, brain.slow) if len(drives) else np.zeros((1, len(brain.auditory)))
-    high_gamma = respond(drives, brain.high_gamma) if len(drives) else np.zeros_like(slow)
+    slow, high_gamma = (
+        respond(drives, functions) if len(drives) else np.zeros((1, len(brain.auditory)))
+        for functions in participant.responses(int(start_day))
+    )
+    rhythm = _start_rhythm(participant, settings, start_day)
     background = Background(
         brain.contacts,
         scale=participant.scale,
@@ -162,8 +182,22 @@ def write_recording(
             signal[:, auditory] += amplitude * response_gain * _interpolate(slow, frames)
             if meaning is not None:
                 signal[:, auditory] += response_gain * _interpolate(meaning, frames)
+            if rhythm is not None:
+                signal += rhythm.make(len(time))
             signal = background.add_electronics(signal * gain_at(participant.gains, day))
             writer.write(np.column_stack([signal, _electrocardiogram(time, beats)]))
+
+
+def _start_rhythm(
+    participant: Participant, settings: SimulationSettings, start_day: float
+) -> Rhythm | None:
+    """Return the rhythm of a recording, from a random state of its own; None if there is none."""
+    if participant.drift is None or not settings.offset_drift:
+        return None
+    day = min(int(start_day), settings.days - 1)
+    own = [settings.seed, *participant.label.encode(), 2, round(start_day * 86400)]
+    rng = np.random.default_rng(own)
+    return Rhythm(participant.drift.rhythm[day], settings.sampling_rate, rng)
 
 
 def slow_amplitude(participant: Participant) -> np.ndarray:

@@ -37,6 +37,11 @@ class SimulationSettings:
     loudness_only: bool = False
     # Of the best contact's response to what the words mean with response plus background. 0: none.
     meaning: float = 0.0
+    # Radians a day by which the responses of all contacts turn into others.
+    response_drift: float = 0.0
+    # Of a rhythm that grows in half of the contacts and fades in the others: its largest rms, in
+    # those of the background from 0.5 to 20 Hz.
+    offset_drift: float = 0.0
     line_frequency: float = 50.0
     format: Format = "brainvision"
     seed: int = 0
@@ -113,6 +118,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "contacts": (4, 18),
     "best_correlation": (0, 0.9),
     "meaning": (0, 0.9),
+    "response_drift": (0, 3.2),
+    "offset_drift": (0, 10),
     "line_frequency": (50, 60),
     "seed": (0, 2**63),
     "fmri_participants": (1, 99),

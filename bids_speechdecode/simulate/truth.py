@@ -26,7 +26,7 @@ def truth_folder(root: Path) -> Path:
 def write_settings(root: Path, settings: SimulationSettings) -> None:
     """Write the settings and the definition of the drives."""
     told = dataclasses.asdict(settings)
-    for name in ("loudness_only", "meaning", "night_runs"):
+    for name in ("loudness_only", "meaning", "night_runs", "response_drift", "offset_drift"):
         if not told[name]:
             del told[name]
     content: dict[str, Any] = {
@@ -46,6 +46,11 @@ def write_participant(root: Path, participant: Participant) -> None:
     write_json(_named(stem, "contacts.json"), contact_columns())
     write_tsv(_named(stem, "functions.tsv"), _functions(participant))
     write_tsv(_named(stem, "gains.tsv"), _gains(participant))
+    if participant.drift is not None:
+        for day in range(1, len(participant.drift.slow)):
+            functions = _functions(participant, day)
+            write_tsv(_named(stem, f"day-{day + 1:02d}_functions.tsv"), functions)
+        write_tsv(_named(stem, "rhythm.tsv"), _rhythm(participant))
 
 
 def write_meaning(root: Path, participant: Participant, meaning: Meaning) -> None:
@@ -112,14 +117,21 @@ def _contacts(participant: Participant) -> pd.DataFrame:
     return table
 
 
-def _functions(participant: Participant) -> pd.DataFrame:
+def _rhythm(participant: Participant) -> pd.DataFrame:
+    """Return the rms of the rhythm (µV), one row a day, one column a contact."""
+    assert participant.drift is not None
+    names = [contact.name for contact in participant.brain.contacts]
+    return pd.DataFrame(participant.drift.rhythm.round(4), columns=names)
+
+
+def _functions(participant: Participant, day: int = 0) -> pd.DataFrame:
     """Return the response functions, one row per contact, signal and drive; a column per lag."""
     brain = participant.brain
     names = [brain.contacts[i].name for i in brain.auditory]
     index = pd.MultiIndex.from_product(
         [("slow", "high_gamma"), names, DRIVES], names=["signal", "name", "drive"]
     )
-    values = np.stack([brain.slow, brain.high_gamma]).reshape(len(index), len(LAGS))
+    values = np.stack(participant.responses(day)).reshape(len(index), len(LAGS))
     columns = [f"lag_{lag:.2f}" for lag in LAGS]
     return pd.DataFrame(values.round(6), index, columns).reset_index()
 
