@@ -71,7 +71,15 @@ Control = Literal["downsampled", "phase", "stories"]
 Layer = Annotated[int, Range(least=0)]
 Delay = Annotated[int, Range(least=-200, most=200)]
 ExperimentName = Literal[
-    "scaling", "finetune-size", "targets", "encoders", "pooled", "controls", "all"
+    "scaling",
+    "finetune-size",
+    "targets",
+    "encoders",
+    "pooled",
+    "controls",
+    "zero-shot",
+    "day-night",
+    "all",
 ]
 EXPERIMENTS: tuple[str, ...] = typing.get_args(ExperimentName)[:-1]
 Amount = Annotated[float, Range(above=0, most=1)]

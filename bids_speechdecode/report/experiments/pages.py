@@ -13,9 +13,11 @@ from bids_speechdecode.bids.sidecars import read_sidecar, read_table
 from bids_speechdecode.report.experiments.amounts import FINETUNE_SIZE, SCALING
 from bids_speechdecode.report.experiments.arms import ENCODERS, TARGETS
 from bids_speechdecode.report.experiments.controls import CONTROLS
+from bids_speechdecode.report.experiments.daynight import DAY_NIGHT
 from bids_speechdecode.report.experiments.findings import draw_findings, signed
 from bids_speechdecode.report.experiments.pooled import POOLED
 from bids_speechdecode.report.experiments.shown import Shown, Tables
+from bids_speechdecode.report.experiments.transfer import TRANSFER
 from bids_speechdecode.report.page import (
     Picture,
     Table,
@@ -36,6 +38,8 @@ SHOWN: Mapping[str, Shown] = {
     "encoders": ENCODERS,
     "pooled": POOLED,
     "controls": CONTROLS,
+    "transfer": TRANSFER,
+    "daynight": DAY_NIGHT,
 }
 _OWN_CAPTION = (
     "Effects in mean relative rank with their intervals; left of 0 is better, or what is named "

@@ -231,7 +231,7 @@ TRANSFER = Shown(
             "What of the shift is how it was recorded",
             "Share of what tells two sources apart that goes with a property, with its interval "
             "(markers: by how targets change with the property within a source; strokes: with all "
-            "that differs along with it between the sources). Values beyond the axis are not drawn.",
+            "that differs along with it between the sources). The axis is cut off at -1 and 1.5.",
             draw_explained,
         ),
     ),

@@ -23,11 +23,13 @@ from bids_speechdecode.steps.experiments.cells import (
     score_of,
 )
 from bids_speechdecode.steps.experiments.controls import controls
+from bids_speechdecode.steps.experiments.daynight import day_night
 from bids_speechdecode.steps.experiments.encoders import encoders
 from bids_speechdecode.steps.experiments.findings import Experiment, as_table, tabulate
 from bids_speechdecode.steps.experiments.grid import WAIT, foresee_grid, run_grid
 from bids_speechdecode.steps.experiments.pooled import pooled
 from bids_speechdecode.steps.experiments.scaling import finetune_size, scaling
+from bids_speechdecode.steps.experiments.transfer import zero_shot
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ MAKERS: dict[str, Callable[[Context], Experiment]] = {
     "encoders": encoders,
     "pooled": pooled,
     "controls": controls,
+    "zero-shot": zero_shot,
+    "day-night": day_night,
 }
 
 
