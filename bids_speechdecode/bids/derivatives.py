@@ -74,7 +74,7 @@ _DESCRIPTIONS = {
             "scaling": "the amount of pretraining data",
             "finetunesize": "the amount of the task's data",
             "targets": "targets",
-            "encoders": "encoders and losses",
+            "encoders": "encoders, losses and bands",
         }.items()
         for part, of in {"": "models and their ranks", "Findings": "what they say"}.items()
     },

@@ -1,4 +1,4 @@
-"""Experiments ``targets`` and ``encoders``: arms that differ in one setting."""
+"""Experiments ``targets`` and ``encoders``: arms that differ in one thing."""
 
 from __future__ import annotations
 
@@ -58,4 +58,4 @@ _FIGURE = FigureOf(
     draw_arms,
 )
 TARGETS = Shown("Targets", _COLUMNS, _WORDS, (_FIGURE,))
-ENCODERS = Shown("Encoders and losses", _COLUMNS, _WORDS, (_FIGURE,))
+ENCODERS = Shown("Encoders, losses and bands", _COLUMNS, _WORDS, (_FIGURE,))
