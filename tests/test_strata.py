@@ -1,0 +1,145 @@
+"""Candidates that are alike: ranks against a slow loop, matching, and how often noise is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bids_speechdecode.config import EvaluationConfig
+from bids_speechdecode.decoding.evaluation import compare_ranks
+from bids_speechdecode.decoding.strata import match_strata, rank_within, score_strata
+from bids_speechdecode.errors import DataError
+
+SETTINGS = EvaluationConfig(n_bootstrap=200, n_permutations=200)
+
+
+def slow_ranks(brain: np.ndarray, audio: np.ndarray, strata: np.ndarray, smallest: int) -> list:
+    """Count better candidates one by one."""
+    ranks = []
+    for i, stratum in enumerate(strata):
+        others = [j for j in range(len(strata)) if strata[j] == stratum and j != i]
+        if stratum < 0 or len(others) + 1 < smallest:
+            ranks.append(np.nan)
+            continue
+
+        def similarity(j: int, i: int = i) -> float:
+            a, b = brain[i].ravel(), audio[j].ravel()
+            return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+        better = sum(similarity(j) > similarity(i) for j in others)
+        ranks.append(better / len(others))
+    return ranks
+
+
+@pytest.mark.parametrize("shape", [(60, 4), (60, 3, 4)])
+def test_ranks_within_strata_equal_a_slow_loop(shape: tuple[int, ...]) -> None:
+    """A candidate of another stratum, or of one that is left out, must not count."""
+    rng = np.random.default_rng(0)
+    brain, audio = rng.normal(size=(2, *shape)).astype(np.float32)
+    strata = rng.integers(-1, 10, shape[0])
+    found = rank_within(brain, audio, strata, smallest=5)
+    np.testing.assert_allclose(found, slow_ranks(brain, audio, strata, 5))
+    assert 0 < np.isnan(found).sum() < len(found)
+
+
+def test_strata_of_one_number_are_neighbours() -> None:
+    """In one dimension the finest matching is known: neighbours in order."""
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=83)
+    strata = match_strata(values[:, None], smallest=5)
+    counts = np.bincount(strata)
+    assert counts.sum() == 83
+    assert counts.min() >= 5
+    assert counts.max() <= 9
+    assert (np.diff(strata[np.argsort(values)]) != 0).sum() == len(counts) - 1
+
+
+def test_what_varies_most_is_matched_best() -> None:
+    """Coarse to fine: with few windows, matching what hardly varies would waste the cuts."""
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(200, 3)) * [10.0, 3.0, 0.1]
+    strata = match_strata(values)
+    within = np.mean([values[strata == s].var(axis=0) for s in np.unique(strata)], axis=0)
+    explained = 1 - within / values.var(axis=0)
+    assert explained[0] > 0.95
+    assert explained[1] > 0.6
+    assert explained[2] < 0.2
+
+
+def test_values_that_are_not_finite_have_no_stratum() -> None:
+    with pytest.raises(DataError, match="matched"):
+        match_strata(np.array([[1.0], [np.nan]]))
+
+
+def test_scores_are_of_ranked_windows_alone() -> None:
+    ranks = np.array([0.2, np.nan, 0.4, np.nan])
+    strata, blocks = np.array([0, -1, 1, -1]), np.array([0, 0, 1, 2])
+    row = score_strata(ranks, strata, blocks, SETTINGS, np.random.default_rng(0))
+    assert row["relative_rank"] == pytest.approx(0.3)
+    counts = {"n_test_windows": 2, "n_blocks": 2, "n_strata": 2, "n_left_out": 2}
+    assert counts.items() <= row.items()
+    empty = score_strata(np.full(4, np.nan), strata, blocks, SETTINGS, np.random.default_rng(0))
+    assert np.isnan(empty["relative_rank"])
+
+
+def decoded(rng: np.random.Generator, detail: float, n: int = 400) -> tuple[np.ndarray, ...]:
+    """Return brain, audio and loudness of windows: the brain holds loudness, and detail if any.
+
+    Loudness is a level and its slow course; the target of a window mixes it with spectral detail.
+    """
+    loudness = np.column_stack([4 * rng.normal(size=n), rng.normal(size=(n, 3))])
+    spectrum = rng.normal(size=(n, 12))
+    mixing = rng.normal(size=(4, 12))
+    audio = loudness @ mixing / 3 + spectrum
+    noisy = loudness @ mixing / 3 + detail * spectrum
+    return noisy + rng.normal(size=(n, 12)), audio, loudness
+
+
+@pytest.mark.parametrize(("detail", "remains"), [(0.0, False), (1.0, True)])
+def test_loudness_goes_and_detail_remains(detail: float, *, remains: bool) -> None:
+    """The control is for this: a rank that loudness explains must vanish, another one must not."""
+    means, checks, among_all = [], [], []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        brain, audio, loudness = decoded(rng, detail)
+        strata = match_strata(loudness)
+        everything = np.zeros(len(brain), dtype=int)
+        among_all.append(rank_within(brain, audio, everything).mean())
+        means.append(rank_within(brain, audio, strata).mean())
+        heard = loudness + rng.normal(size=loudness.shape)
+        checks.append(rank_within(heard, loudness - loudness.mean(axis=0), everything).mean())
+    assert np.mean(among_all) < 0.35
+    assert np.mean(checks) < 0.3
+    if remains:
+        assert np.mean(means) < 0.3
+    else:
+        assert np.mean(means) > 0.45
+
+
+def noise(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
+    """Return n windows of noise whose neighbours are alike (0.5)."""
+    values = rng.normal(size=(n, d))
+    for i in range(1, n):
+        values[i] = 0.5 * values[i - 1] + np.sqrt(0.75) * values[i]
+    return values
+
+
+def false_positives(n_datasets: int, n: int = 120, d: int = 16, smallest: int = 5) -> float:
+    """Return how often noise is told from chance within strata of its own loudness, at 0.05."""
+    found = 0
+    for seed in range(n_datasets):
+        rng = np.random.default_rng([seed, d])
+        brain, audio = noise(rng, n, d), noise(rng, n, d)
+        strata = match_strata(audio[:, :3], smallest=smallest)  # what is matched is in the target
+        ranks = rank_within(brain, audio, strata, smallest=smallest)
+        blocks = np.arange(n) // 10
+        found += compare_ranks(ranks, np.full(n, 0.5), blocks, SETTINGS, rng).p <= 0.05
+    return found / n_datasets
+
+
+def test_noise_is_found_as_often_as_it_should() -> None:
+    """Windows of a stratum are each other's candidates over blocks: the test stays honest."""
+    n_datasets = 200
+    limit = stats.binom.ppf(0.995, n_datasets, 0.08) / n_datasets
+    assert false_positives(n_datasets) <= limit
