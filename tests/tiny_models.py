@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+import tokenizers
 import torch
 import transformers
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 FAMILIES = ("wav2vec2", "hubert", "wavlm", "whisper")
 _WAVE = {
@@ -70,4 +75,35 @@ def save_tiny_model(
         transformers.WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
     else:
         transformers.Wav2Vec2FeatureExtractor(do_normalize=normalise).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_text_model(
+    folder: Path, words: Iterable[str], *, n_layers: int = 2, seed: int = 0, spread: float = 0.1
+) -> Path:
+    """Save a BERT with random weights that knows these words, as a model hub's folder has it."""
+    vocabulary = ["[PAD]", "[UNK]", *sorted({word.lower() for word in words})]
+    tokenizer = tokenizers.Tokenizer(
+        WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]")
+    )
+    tokenizer.normalizer, tokenizer.pre_tokenizer = Lowercase(), WhitespaceSplit()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=64
+    ).save_pretrained(folder)
+    torch.manual_seed(seed)
+    model = transformers.BertModel(
+        transformers.BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=32,
+            num_hidden_layers=n_layers,
+            num_attention_heads=2,
+            intermediate_size=48,
+            max_position_embeddings=64,
+            initializer_range=1.0,
+        )
+    )
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(spread * torch.randn(weight.shape))
+    model.save_pretrained(folder)
     return folder
