@@ -16,7 +16,7 @@ from bids_speechdecode.progress import Progress
 from bids_speechdecode.steps.plan import ParticipantPlan, PlannedRecording
 
 LINEAR, TASK_ONLY, FROZEN, FINETUNED = "linear", "taskonly", "frozen", "finetuned"
-EXPERIMENTS = "experiments"  # folder of models and ranks in the output
+EXPERIMENT_FILES = "experiments"  # folder of models and ranks in the output
 WORK = ".work"  # folder of checkpoints in the output, unless the user names another
 BACKWARD, ZERO_SHOT, PRETRAINED = "backward", "zeroshot", "pretrained"
 PROJECTION, JOINT = "projection", "joint"
@@ -87,7 +87,7 @@ class Context:
     def experiment_file(self, desc: str, suffix: str, ext: str) -> Path:
         """Return the name of what an experiment keeps beside the results of the run."""
         name = self.summary_file(desc, suffix, ext).name
-        return self.out.root / EXPERIMENTS / f"sub-{self.participant}" / name
+        return self.out.root / EXPERIMENT_FILES / f"sub-{self.participant}" / name
 
     def model_file(self, model: str) -> Path:
         """Return where a trained model is kept."""

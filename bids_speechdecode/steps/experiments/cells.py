@@ -22,7 +22,7 @@ from bids_speechdecode.bids.sidecars import read_sidecar, signature, write_sidec
 from bids_speechdecode.config import override
 from bids_speechdecode.decoding.evaluation import score_ranks
 from bids_speechdecode.decoding.strata import rank_within, score_strata
-from bids_speechdecode.steps.context import EXPERIMENTS, JOINT, PRETRAINED, Context
+from bids_speechdecode.steps.context import EXPERIMENT_FILES, JOINT, PRETRAINED, Context
 from bids_speechdecode.steps.data import load_signal, load_windows
 from bids_speechdecode.steps.experiments.pairing import TRUE, pair
 from bids_speechdecode.steps.experiments.recalibration import (
@@ -319,7 +319,7 @@ def claimed(context: Context, path: Path) -> Iterator[None]:
 
     The lock ends with the process, however that ends.
     """
-    lock = context.work_dir / EXPERIMENTS / f"{path.stem}.lock"
+    lock = context.work_dir / EXPERIMENT_FILES / f"{path.stem}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         try:
