@@ -76,6 +76,8 @@ class DayShare:
         The same where recordings belong to days at random, mean over orders.
     p, q : array, shape (n_channels,)
         From these orders; false discovery rate over channels (Benjamini-Hochberg).
+    p_mean : float
+        Of the mean share over channels.
     p_min : float
         1 where every recording is a day of its own: recordings then differ as days do.
     """
@@ -84,6 +86,7 @@ class DayShare:
     expected: np.ndarray
     p: np.ndarray
     q: np.ndarray
+    p_mean: float
     p_min: float
 
 
@@ -119,7 +122,8 @@ def share_between_days(
     tested = np.isfinite(p)
     if tested.any():
         q[tested] = stats.false_discovery_control(p[tested])
-    return DayShare(share[0], share.mean(axis=0), p, q, orders.p_min(same))
+    p_mean = float(orders.p_value(np.nan_to_num(share).mean(axis=1)))
+    return DayShare(share[0], share.mean(axis=0), p, q, p_mean, orders.p_min(same))
 
 
 def _between(sums: np.ndarray, counts: np.ndarray, members: np.ndarray) -> np.ndarray:
