@@ -79,6 +79,7 @@ ExperimentName = Literal[
     "controls",
     "zero-shot",
     "day-night",
+    "drift",
     "all",
 ]
 EXPERIMENTS: tuple[str, ...] = typing.get_args(ExperimentName)[:-1]

@@ -14,6 +14,7 @@ from bids_speechdecode.report.experiments.amounts import FINETUNE_SIZE, SCALING
 from bids_speechdecode.report.experiments.arms import ENCODERS, TARGETS
 from bids_speechdecode.report.experiments.controls import CONTROLS
 from bids_speechdecode.report.experiments.daynight import DAY_NIGHT
+from bids_speechdecode.report.experiments.drift import DRIFT
 from bids_speechdecode.report.experiments.findings import draw_findings, signed
 from bids_speechdecode.report.experiments.pooled import POOLED
 from bids_speechdecode.report.experiments.shown import Shown, Tables
@@ -40,6 +41,7 @@ SHOWN: Mapping[str, Shown] = {
     "controls": CONTROLS,
     "transfer": TRANSFER,
     "daynight": DAY_NIGHT,
+    "drift": DRIFT,
 }
 _OWN_CAPTION = (
     "Effects in mean relative rank with their intervals; left of 0 is better, or what is named "
@@ -147,7 +149,7 @@ def _models_table(table: pd.DataFrame, shown: Shown) -> Table:
             count(row["n_test_windows"]),
             number(row["relative_rank"]),
             interval(row["ci_low"], row["ci_high"]),
-            number(row["p_shift"]),
+            number(row.get("p_shift")),
         )
         for row in table.to_dict("records")
     ]

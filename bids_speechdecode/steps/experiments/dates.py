@@ -29,7 +29,7 @@ from bids_speechdecode.decoding.wandering import (
 from bids_speechdecode.steps.channels import kept_channels, preprocessed_channels
 from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.data import LoadedWindows, load_signal, load_windows
-from bids_speechdecode.steps.drift import window_days
+from bids_speechdecode.steps.drift import drift_settings, window_days
 from bids_speechdecode.steps.experiments.cells import Training, model_of
 from bids_speechdecode.steps.experiments.findings import Finding, Found, interval, spell_p
 from bids_speechdecode.steps.experiments.times import recording_starts
@@ -38,7 +38,7 @@ from bids_speechdecode.steps.plan import PRETRAIN, SPLITS
 
 MOST_WINDOWS = 10_000  # evenly spaced; more would take long and tell no more of a few recordings
 MOST_ORDERS = 500
-FEWEST_DAYS = 4  # to hold out whole days
+FEWEST_WHOLE_DAYS = 4  # to hold out whole days
 BRAIN, AUDIO, SIGNAL = "brain", "audio", "signal"
 DATE, HOUR = "date", "hour"
 RECORDINGS, DAYS = "recordings", "days"
@@ -91,7 +91,9 @@ def _load(context: Context, whole: Training) -> _Heard:
     windows = _thin(reduce(LoadedWindows.join, parts))
     brain, audio = read_model(model_of(context, whole)[0], context.device).embed(windows)
     names = tuple(kept_channels(context)["name"])
-    raw = load_signal(context, PRETRAIN, channels=names).signal
+    raw = store.signal
+    if drift_settings(context):  # which channels wander is asked of the signal as it was
+        raw = load_signal(context, PRETRAIN, channels=names).signal
     rate = context.config.preprocess.rate
     signal = describe_windows(raw, windows.starts, windows.n_samples, rate)
     simple = np.concatenate([signal.mean, signal.log_variance], axis=1)
@@ -166,7 +168,7 @@ def _list_tasks(
     tasks = {(DATE, RECORDINGS): (Moments(heard.recording, days, offset), folds)}
     notes = []
     names, unit = np.unique(heard.day, return_inverse=True)
-    if len(names) >= FEWEST_DAYS:
+    if len(names) >= FEWEST_WHOLE_DAYS:
         whole_days = Moments(unit, names, np.zeros(len(unit)))
         tasks[DATE, DAYS] = whole_days, run_folds(len(names))
     else:

@@ -247,16 +247,14 @@ def _say_remedies(
         for arm, seeds_ in by_arm.items()
     }
     reference = joined.pop(NONE)
-    trained = (
-        f"{name_days(days.before).lower()} in training, {name_days(days.after).lower()} tested"
-    )
+    before, after = (name_days(some).lower() for some in (days.before, days.after))
     for arm, scored in joined.items():
         same_blocks = [replace(s, blocks=reference[0].blocks) for s in scored]
         yield contrast(
             f"{arm} against none",
             same_blocks,
             reference,
-            (f"{arm} ({trained})", "no remedy"),
+            (f"{arm} (trained on {before}, tested on {after})", "no remedy"),
             context.config.evaluation,
             np.random.default_rng([context.config.run.seed, 4]),
         )

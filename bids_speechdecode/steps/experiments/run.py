@@ -24,6 +24,7 @@ from bids_speechdecode.steps.experiments.cells import (
 )
 from bids_speechdecode.steps.experiments.controls import controls
 from bids_speechdecode.steps.experiments.daynight import day_night
+from bids_speechdecode.steps.experiments.drift import drift
 from bids_speechdecode.steps.experiments.encoders import encoders
 from bids_speechdecode.steps.experiments.findings import Experiment, as_table, tabulate
 from bids_speechdecode.steps.experiments.grid import WAIT, foresee_grid, run_grid
@@ -43,6 +44,7 @@ MAKERS: dict[str, Callable[[Context], Experiment]] = {
     "controls": controls,
     "zero-shot": zero_shot,
     "day-night": day_night,
+    "drift": drift,
 }
 
 
