@@ -204,8 +204,8 @@ DRIFT = Shown(
     {
         "part": "Part",
         "arm": "Remedy",
-        "train_day": "Training day",
-        "test_day": "Test day",
+        "train_day": "Training day (from 0)",
+        "test_day": "Test day (from 0)",
         "seed": "Seed",
     },
     _REMEDIES,
