@@ -25,7 +25,7 @@ class _Reverse(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         return -ctx.weight * gradient, None
 
 
@@ -47,14 +47,13 @@ class DayAdversary(nn.Module):
     def __init__(self, days: torch.Tensor, dimension: int, weight: float, seed: int) -> None:
         super().__init__()
         self.weight = weight
+        self.days: torch.Tensor
         self.register_buffer("days", days, persistent=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.classify = nn.Sequential(
-                nn.Linear(dimension, _WIDTH),
-                nn.ReLU(),
-                nn.Linear(_WIDTH, int(days.max()) + 1),
-            )
+            first = nn.Linear(dimension, _WIDTH)
+            self.classify = nn.Sequential(first, nn.ReLU(), nn.Linear(_WIDTH, int(days.max()) + 1))
+        self._start = float(first.weight.double().sum())
 
     def forward(self, embedding: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Return the cross-entropy of the windows in `index`, whose embeddings these are.
@@ -69,5 +68,5 @@ class DayAdversary(nn.Module):
 
     def identity(self) -> list[float]:
         """Return what a checkpoint must agree with."""
-        weighted = self.days.double() @ torch.arange(1.0, len(self.days) + 1).to(self.days).double()
-        return [self.weight, float(weighted), float(self.classify[0].weight.double().sum())]
+        places = torch.arange(1, len(self.days) + 1, device=self.days.device)
+        return [self.weight, float((places * self.days).sum()), self._start]

@@ -83,7 +83,8 @@ def fit_distance(
     squares = float((pure**2).sum())
     freedom = cells.size - sum(cells.shape)  # of the residuals
     if squares < 1e-9 or freedom < 1:
-        return DistanceLaw(*[float("nan")] * 5, *sizes)
+        nan = float("nan")
+        return DistanceLaw(nan, nan, nan, nan, nan, *sizes)
     weights = pure / squares
     slope = float((weights * cells).sum())
     parts = [

@@ -119,8 +119,8 @@ def draw_matrix(tables: Tables) -> Figure | None:
 
 
 def _write_cells(axis: Axes, cells: pd.DataFrame, reach: float) -> None:
-    axis.set_xticks(range(len(cells.columns)), [str(day + 1) for day in cells.columns])
-    axis.set_yticks(range(len(cells.index)), [str(day + 1) for day in cells.index])
+    axis.set_xticks(range(len(cells.columns)), [str(day + 1) for day in cells.columns.astype(int)])
+    axis.set_yticks(range(len(cells.index)), [str(day + 1) for day in cells.index.astype(int)])
     axis.set_xlabel("Day of the test")
     axis.set_ylabel("Day of training")
     axis.set_title("A model a day")

@@ -248,8 +248,8 @@ def _say_remedies(
     }
     reference = joined.pop(NONE)
     before, after = (name_days(some).lower() for some in (days.before, days.after))
-    for arm, scored in joined.items():
-        same_blocks = [replace(s, blocks=reference[0].blocks) for s in scored]
+    for arm, models in joined.items():
+        same_blocks = [replace(s, blocks=reference[0].blocks) for s in models]
         yield contrast(
             f"{arm} against none",
             same_blocks,
