@@ -3,7 +3,7 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: install test test-slow lint types descriptor demo demo-encoding docs bench clean
+.PHONY: install test test-slow lint types descriptor demo demo-encoding demo-experiments docs bench clean
 
 # The stamp says that the environment has what setup.cfg and constraints.txt ask for.
 $(BIN)/.installed: setup.cfg constraints.txt
@@ -61,6 +61,17 @@ demo-encoding: install
 	$(BIN)/bids_speechdecode $(PAIR)/data $(PAIR)/derivatives participant --analysis encoding \
 		--task-label podcast --speech-model untuned tuned $(PAIR_OPTIONS)
 	$(BIN)/bids_speechdecode $(PAIR)/data $(PAIR)/derivatives group --analysis encoding
+
+# Two participants, four days and nights, responses that turn into others from day to day; few and short recordings.
+GRID := $(DEMO)/grid
+GRID_OPTIONS ?= --config docs/experiments/demo.toml
+
+demo-experiments: install
+	test -d $(GRID)/data || $(BIN)/python -m bids_speechdecode.simulate $(GRID)/data --preset demo --days 4 \
+		--ambient-runs 3 --night-runs 1 --ambient-minutes 5 --audiobook-minutes 12 --response-drift 0.3
+	printf 'sim01\nsim02\n' | xargs -P 2 -I % $(BIN)/bids_speechdecode $(GRID)/data $(GRID)/derivatives \
+		participant --participant-label % --n-procs 1 --experiments all $(GRID_OPTIONS)
+	$(BIN)/bids_speechdecode $(GRID)/data $(GRID)/derivatives group $(GRID_OPTIONS)
 
 # A warning is an error: a broken link, an option without a description, an example read otherwise.
 docs: install
