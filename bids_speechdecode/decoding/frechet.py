@@ -15,7 +15,7 @@ from bids_speechdecode.decoding.shift import TwoSources, draw_weights
 from bids_speechdecode.statistics import interval_of_draws
 
 MOST_COMPONENTS = 32
-WINDOWS_PER_COMPONENT = 10  # at least, or the covariances are mostly noise
+BLOCKS_PER_COMPONENT = 4  # at least, or the covariances are mostly noise
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,6 @@ def principal_components(targets: np.ndarray, k: int) -> Components:
     return Components(mean, axes[:, :k], values[:k] / max(values.sum(), np.finfo(float).tiny))
 
 
-def n_components(n_windows: int, dimension: int) -> int:
-    """Return how many components so many windows of a source can fill."""
-    return max(1, min(MOST_COMPONENTS, dimension, n_windows // WINDOWS_PER_COMPONENT))
+def n_components(n_blocks: int, dimension: int) -> int:
+    """Return how many components so many blocks of a source can fill."""
+    return max(1, min(MOST_COMPONENTS, dimension, n_blocks // BLOCKS_PER_COMPONENT))

@@ -1,4 +1,4 @@
-"""Whether the targets of two sources of sound differ, and what of it is how they were recorded.
+"""Whether the targets of two sources of sound differ.
 
 A classifier two-sample test (Lopez-Paz & Oquab 2017, arXiv:1610.06545): where a classifier tells
 held-out windows of two sources apart, their distributions differ. Blocks of windows, never single
@@ -73,25 +73,6 @@ class Separation:
     n_blocks: int
 
 
-@dataclass(frozen=True)
-class Explained:
-    """What of a separation goes when properties are regressed out of the targets.
-
-    Attributes
-    ----------
-    share, ci_low, ci_high : float
-        1: all of it; 0: nothing. Slopes are those within the sources.
-    most : float
-        The same with slopes over both sources together: all that differs along with the properties
-        goes, whether they are its reason or not.
-    """
-
-    share: float
-    ci_low: float
-    ci_high: float
-    most: float
-
-
 def tell_apart(
     sources: TwoSources, settings: EvaluationConfig, rng: np.random.Generator
 ) -> Separation:
@@ -110,7 +91,7 @@ def tell_apart(
     DataError
         A source has fewer than 4 blocks.
     """
-    folds = _folds(sources)
+    folds = assign_folds(sources)
     labels = _permute(sources, folds, settings.n_permutations, rng)
     areas = _areas(_scores(sources.targets, labels, folds), labels, folds)
     observed = float(areas[0])
@@ -122,55 +103,11 @@ def tell_apart(
 
 def held_out_area(sources: TwoSources) -> float:
     """Return the area under the curve of `tell_apart` alone."""
-    folds, label = _folds(sources), sources.second[:, None]
+    folds, label = assign_folds(sources), sources.second[:, None]
     return float(_areas(_scores(sources.targets, label, folds), label, folds)[0])
 
 
-def explain(
-    sources: TwoSources,
-    properties: np.ndarray,
-    settings: EvaluationConfig,
-    rng: np.random.Generator,
-) -> Explained:
-    """Return which share of the separation goes with `properties` of the windows.
-
-    The separation is the difference of the two sources' held-out scores in standard deviations
-    within a source; the share is ``1 - separation without / separation with``. Every fold regresses
-    the properties out of the targets with slopes of its training windows. Slopes within the sources
-    are those of windows of one source that differ in the property: a property that merely differs
-    between the sources, and does nothing to the targets, explains nothing. The interval comes from
-    resampled blocks, with the classifiers as they are.
-
-    Parameters
-    ----------
-    sources : TwoSources
-    properties : array, shape (n_windows, n_properties)
-        NaN is put at the mean of its source's training windows.
-    settings : EvaluationConfig
-    rng : numpy.random.Generator
-
-    Raises
-    ------
-    DataError
-        A source has fewer than 4 blocks.
-    """
-    folds, label = _folds(sources), sources.second[:, None]
-    scores = [_scores(sources.targets, label, folds)]
-    for within in (True, False):
-        cleaned = _Cleaner(properties, sources.second, within)
-        scores.append(_scores(sources.targets, label, folds, cleaned))
-    before, after, pooled = (_standardise(s[:, 0], sources.second, folds) for s in scores)
-    weights = _redraw_blocks(sources, settings.n_bootstrap, rng)
-    full, rest = (_difference(s, sources.second, weights) for s in (before, after))
-    once = np.ones((1, len(before)))
-    at_all, left, least = (
-        float(_difference(s, sources.second, once)[0]) for s in (before, after, pooled)
-    )
-    low, high = interval_of_draws(1 - rest / full, sources.n_blocks, settings.confidence)
-    return Explained(1 - left / at_all, low, high, 1 - least / at_all)
-
-
-def _folds(sources: TwoSources) -> np.ndarray:
+def assign_folds(sources: TwoSources) -> np.ndarray:
     """Return the fold of each window: runs of blocks, of each source in proportion."""
     if sources.n_blocks < FEWEST_BLOCKS:
         raise DataError(
@@ -208,44 +145,7 @@ def _permute(
     return labels
 
 
-@dataclass(frozen=True)
-class _Cleaner:
-    """Takes properties out of targets, with slopes of training windows."""
-
-    properties: np.ndarray
-    second: np.ndarray
-    within: bool
-
-    def clean(self, targets: np.ndarray, training: np.ndarray) -> np.ndarray:
-        """Return targets, shape (n, d), less what the properties predict of them."""
-        values = self.properties.astype(float).copy()
-        for side in (False, True):
-            mine = self.second == side
-            known = values[mine & training]
-            fill = np.zeros(values.shape[1])
-            for k, column in enumerate(known.T):
-                fill[k] = np.mean(column[np.isfinite(column)]) if np.isfinite(column).any() else 0
-            values[mine] = np.where(np.isfinite(values[mine]), values[mine], fill)
-        scale = values[training].std(axis=0)
-        values = (values - values[training].mean(axis=0)) / np.where(scale > 0, scale, 1)
-        x, y = values[training], targets[training]
-        sides = self.second[training] if self.within else np.zeros(len(x), dtype=bool)
-        x, y = _centre(x, sides), _centre(y, sides)
-        slopes = np.linalg.lstsq(x, y, rcond=1e-8)[0]
-        return targets - values @ slopes
-
-
-def _centre(values: np.ndarray, sides: np.ndarray) -> np.ndarray:
-    """Return values less the mean of their side."""
-    centred = np.empty(values.shape)
-    for side in np.unique(sides):
-        centred[sides == side] = values[sides == side] - values[sides == side].mean(axis=0)
-    return centred
-
-
-def _scores(
-    targets: np.ndarray, labels: np.ndarray, folds: np.ndarray, cleaner: _Cleaner | None = None
-) -> np.ndarray:
+def _scores(targets: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
     """Return held-out scores for each labelling, shape (n_windows, n_labellings).
 
     The factor that costs depends on the targets alone: all labellings share it.
@@ -254,10 +154,9 @@ def _scores(
     targets = np.asarray(targets, float)
     for fold in np.unique(folds):
         training = folds != fold
-        values = targets if cleaner is None else cleaner.clean(targets, training)
-        x = values[training]
+        x = targets[training]
         scale = x.std(axis=0)
-        values = (values - x.mean(axis=0)) / np.where(scale > 1e-9, scale, 1)
+        values = (targets - x.mean(axis=0)) / np.where(scale > 1e-9, scale, 1)
         x, y = values[training], 2.0 * labels[training] - 1
         y -= y.mean(axis=0)
         penalty = PENALTY * len(x)
@@ -323,33 +222,3 @@ def draw_weights(
         rng.multinomial(size, np.full(size, 1 / size), size=n).astype(float) for size in n_blocks
     )
     return first, (first if paired else second)
-
-
-def _redraw_blocks(sources: TwoSources, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return how often each window is drawn with its block, shape (n, n_windows)."""
-    blocks = [sources.blocks[sources.second == side] for side in (False, True)]
-    members = [np.unique(b, return_inverse=True) for b in blocks]
-    sizes = (len(members[0][0]), len(members[1][0]))
-    drawn = draw_weights(sizes, sources.paired, n, rng)
-    weights = np.empty((n, len(sources.blocks)))
-    for side, weight, (_, index) in zip((False, True), drawn, members, strict=True):
-        weights[:, sources.second == side] = weight[:, index]
-    return weights
-
-
-def _standardise(scores: np.ndarray, second: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Return scores of each fold about the middle of its sources, in deviations within them."""
-    result = np.empty(len(scores))
-    for fold in np.unique(folds):
-        inside = folds == fold
-        own, side = scores[inside], second[inside]
-        middle = (own[side].mean() + own[~side].mean()) / 2
-        spread = np.sqrt((own[side].var() + own[~side].var()) / 2)
-        result[inside] = (own - middle) / (spread if spread > 0 else 1)
-    return result
-
-
-def _difference(scores: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the second source's mean score less the first's, for each draw, shape (n_draws,)."""
-    means = [weights[:, s] @ scores[s] / weights[:, s].sum(axis=1) for s in (second, ~second)]
-    return np.asarray(means[0] - means[1])

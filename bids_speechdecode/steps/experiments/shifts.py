@@ -15,6 +15,7 @@ import pandas as pd
 from bids_speechdecode.audio.acoustics import PROPERTIES
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.decoding.evaluation import CHANCE
+from bids_speechdecode.decoding.explained import Explained, explain
 from bids_speechdecode.decoding.frechet import (
     Components,
     Distance,
@@ -24,10 +25,8 @@ from bids_speechdecode.decoding.frechet import (
 )
 from bids_speechdecode.decoding.shift import (
     FEWEST_BLOCKS,
-    Explained,
     Separation,
     TwoSources,
-    explain,
     held_out_area,
     tell_apart,
 )
@@ -127,26 +126,30 @@ def measure_shifts(
 ) -> Iterator[Shift]:
     """Yield how far each two sources are apart; ambient speech is the first source."""
     n_windows, dimension = sources[0].targets.shape
+    n_blocks = min(len(np.unique(source.blocks)) for source in sources)
     both = np.concatenate([source.targets for source in sources])
-    components = principal_components(both, n_components(n_windows, dimension))
+    components = principal_components(both, n_components(n_blocks, dimension))
     projected = components.project(sources[0].targets)
     unit = np.sqrt(projected.var(axis=0).sum())
     halves = {s.name: _halve(s, components, unit, settings, rng) for s in sources}
     for first, second in itertools.combinations(sources, 2):
         two = pair(first, second)
         apart = tell_apart(two, settings, rng)
+        few = _project(two, components, unit)
+        properties = np.concatenate([first.properties, second.properties])
+        is_told = apart.p <= 1 - settings.confidence
         yield Shift(
             first.name,
             second.name,
             n_windows,
             components.axes.shape[1],
             apart,
-            distance(_project(two, components, unit), settings, rng),
+            distance(few, settings, rng),
             Halves(
                 np.concatenate([halves[s.name].areas for s in (first, second)]),
                 np.concatenate([halves[s.name].distances for s in (first, second)]),
             ),
-            _explain(first, second, settings, rng) if apart.p <= 1 - settings.confidence else {},
+            _explain(few, properties, settings, rng) if is_told else {},
         )
 
 
@@ -170,10 +173,8 @@ def _halve(
 
 
 def _explain(
-    first: Source, second: Source, settings: EvaluationConfig, rng: np.random.Generator
+    two: TwoSources, properties: np.ndarray, settings: EvaluationConfig, rng: np.random.Generator
 ) -> dict[str, Explained]:
-    two = pair(first, second)
-    properties = np.concatenate([first.properties, second.properties])
     columns = {name: [k] for k, name in enumerate(PROPERTIES)}
     columns[ALL_PROPERTIES] = list(range(len(PROPERTIES)))
     return {name: explain(two, properties[:, c], settings, rng) for name, c in columns.items()}
