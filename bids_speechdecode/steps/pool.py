@@ -14,6 +14,7 @@ from typing import Any
 
 from bids_speechdecode.bids.files import atomic_write, write_tsv
 from bids_speechdecode.bids.sidecars import signature, write_sidecar
+from bids_speechdecode.config import DriftConfig
 from bids_speechdecode.decoding.distributed import n_processes
 from bids_speechdecode.decoding.encoder_spec import EncoderSpec
 from bids_speechdecode.decoding.pooled import PooledEncoder, pool_windows, save_body
@@ -58,7 +59,7 @@ def pool(contexts: Sequence[Context]) -> None:
     Raises
     ------
     UsageError
-        There are fewer than two, there is no pretraining, or the run has several processes.
+        There are fewer than two, a setting cannot be shared, or the run has several processes.
     MissingInputError
         Signals, targets or channels of a participant are missing.
     DataError
@@ -90,6 +91,14 @@ def _require_sense(contexts: Sequence[Context]) -> None:
             expected="the command without torchrun",
             found=f"{n_processes()} processes",
             fix="start it several times instead: each makes checkpoints that no other is making",
+        )
+    drift = contexts[0].config.drift if contexts else DriftConfig()
+    if drift.adversarial or drift.time_embedding:
+        raise UsageError(
+            "days of several participants are not the same days, so that nothing about them can "
+            "be shared",
+            expected="adversarial 0 and time_embedding false in [drift]",
+            found=f"adversarial {drift.adversarial:g}, time_embedding {drift.time_embedding}",
         )
     if len(contexts) < 2:
         raise UsageError(
