@@ -135,12 +135,6 @@ OPTIONS: tuple[Option, ...] = (
         "Do not check that BIDS_DIR is a BIDS dataset.",
     ),
     _setting(
-        "--band",
-        "preprocess.band",
-        METHOD,
-        "What decoding reads: the slow signal, the envelope of high gamma, or both.",
-    ),
-    _setting(
         "--reference",
         "preprocess.reference",
         METHOD,

@@ -39,8 +39,8 @@ def require_band(sampling_rate: float, edges: Edges, where: Path) -> None:
             expected=f"edges below {sampling_rate / 2:g} Hz, half of the sampling rate",
             found=f"{edges[0]:g} to {edges[1]:g} Hz",
             where=where,
-            fix="lower its upper edge (high_gamma in the section [preprocess] of the "
-            "configuration), choose --band slow, or leave this recording out",
+            fix='lower its upper edge (high_gamma), or choose the band "slow", in the section '
+            "[preprocess] of the configuration, or leave this recording out",
         )
 
 
@@ -111,8 +111,9 @@ def _between_cuts(
 ) -> tuple[SignalReader, int]:
     """Return the recording between the cuts around rows `first` to `last`, and where `first` is.
 
-    The part begins at a row that is a sample of the recording, or is nearest to one: with odd
-    sampling rates, off by a few hundredths of a sample. `first` is counted from there.
+    The part begins at the row of those before `first` that is nearest to a sample of the
+    recording: the same moment, or with odd sampling rates up to half a sample off. `first` is
+    counted from there.
     """
     recorded = reader.sampling_rate
     before = [cut for cut in cuts if 0 < cut * rate <= first]

@@ -91,6 +91,6 @@ def _without_high_gamma(error: DataError, reference: str, recording: Recording) 
         expected=f"channels for the reference {reference!r}"
         + (", which pairs neighbours on a shaft such as LA1, LA2" * (reference == "bipolar")),
         where=recording.path,
-        fix="choose another high_gamma_reference in the section [preprocess] of the "
-        "configuration, or --band slow",
+        fix='choose another high_gamma_reference, or the band "slow", in the section '
+        "[preprocess] of the configuration",
     )
