@@ -199,7 +199,8 @@ def test_more_than_loudness_is_only_claimed_where_loudness_tells_nothing_apart()
 
 def scored(ranks: list[float]) -> list[Scored]:
     cell = Cell(Training("finetuned", 0), "finetune", "true")
-    return [Scored(cell, np.array(ranks), np.arange(len(ranks)), {})]
+    windows = np.arange(len(ranks))
+    return [Scored(cell, np.array(ranks), windows, {}, windows)]
 
 
 def test_what_went_is_said_of_the_same_windows() -> None:

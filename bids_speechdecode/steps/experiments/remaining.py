@@ -22,7 +22,8 @@ def drop_unranked(scored: Sequence[Scored]) -> list[Scored]:
     kept = []
     for cell in scored:
         known = np.isfinite(cell.ranks)
-        kept.append(replace(cell, ranks=cell.ranks[known], blocks=cell.blocks[known]))
+        parts = {name: getattr(cell, name)[known] for name in ("ranks", "blocks", "places")}
+        kept.append(replace(cell, **parts))
     return kept
 
 

@@ -1,0 +1,63 @@
+"""Controls on simulated contacts that follow loudness alone, or the spectrum, too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bids_speechdecode.bids.sidecars import read_sidecar, read_table
+from bids_speechdecode.cli import main
+from bids_speechdecode.simulate import simulate_dataset
+
+# Long enough that most windows can be matched, and small enough for a test.
+SIZES = {
+    "participants": 1,
+    "ambient_runs": 0,
+    "audiobook_minutes": 60.0,
+    "chapters": 3,
+    "best_correlation": 0.5,
+}
+SETTINGS = """
+[inputs]
+pretrain_task = "none"
+[target]
+name = "mel"
+[encoder]
+kind = "linear"
+[finetune]
+max_epochs = 30
+patience = 8
+[splits]
+test_fraction = 0.4
+[evaluation]
+n_bootstrap = 500
+n_permutations = 500
+[experiments]
+seeds = 2
+"""
+STEPS = "preprocess,features,select,experiments"
+
+
+def run_controls(folder: Path, *, loudness_only: bool) -> tuple[pd.DataFrame, list[str]]:
+    """Return the findings of the experiment on a simulated participant, by name."""
+    data, out = folder / "data", folder / "out"
+    simulate_dataset(data, preset="tiny", loudness_only=loudness_only, **SIZES)
+    config = folder / "controls.toml"
+    config.write_text(SETTINGS)
+    command = [str(data), str(out), "participant", "--config", str(config)]
+    assert main([*command, "--experiments", "controls", "--steps", STEPS]) == 0
+    (path,) = out.rglob("*_desc-controlsFindings_scores.tsv")
+    (cells,) = out.rglob("*_desc-controls_scores.tsv")
+    return read_table(path).set_index("name"), read_sidecar(cells)["Text"]
+
+
+@pytest.fixture(scope="module")
+def loud(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, list[str]]:
+    return run_controls(tmp_path_factory.mktemp("loud"), loudness_only=True)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, list[str]]:
+    return run_controls(tmp_path_factory.mktemp("plain"), loudness_only=False)
