@@ -67,7 +67,9 @@ def draw_map(tables: Tables) -> Figure | None:
             for k, set_label in ((1, axis.set_xlabel), (2, axis.set_ylabel)):
                 share = f" ({100 * table[f'pc{k}_variance'].iloc[0]:.0f}% of the variance)"
                 set_label(f"Component {k}{share}" if name == "pc" else f"UMAP {k}")
-        figure.axes[0].legend(markerscale=2)
+        figure.legend(
+            *figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3
+        )
     return figure
 
 
@@ -89,7 +91,15 @@ def _draw_points(axis: Axes, table: pd.DataFrame, name: str) -> None:
         label, color, marker = _SOURCES[source]
         own = table[table["source"] == source]
         where = own[f"{name}1"].median(), own[f"{name}2"].median()
-        axis.plot(*where, marker, color=color, markeredgecolor="white", markersize=9, label=label)
+        axis.plot(
+            *where,
+            marker,
+            color=color,
+            markeredgecolor="white",
+            markersize=8,
+            label=label,
+            linestyle="",
+        )
 
 
 def draw_shift(tables: Tables) -> Figure | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -37,6 +37,7 @@ ALL_PROPERTIES = "all"
 AUC_UNIT = "area under the curve above 0.5"
 DISTANCE_UNIT = "share of the variance of ambient speech"
 SHARE_UNIT = "share of the separation"
+_PROPERTY_WORDS = {name: name.replace("_", " ") for name in PROPERTIES} | {"snr": "signal to noise"}
 _UMAP_FROM = 50  # principal components
 _QUICK_DRAWS = 200  # for the bias of a division's distance
 _NAN = float("nan")
@@ -219,18 +220,28 @@ def _say_halves(row: dict[str, Any]) -> str:
 def _say_explained(shift: Shift, between: str) -> Finding:
     every = shift.explained[ALL_PROPERTIES]
     alone = {name: e for name, e in shift.explained.items() if name != ALL_PROPERTIES}
-    best = max(alone, key=lambda name: alone[name].share)
-    names = ", ".join(name.replace("_", " ") for name in alone)
+    clear = {name: e for name, e in alone.items() if e.ci_low > 0}
+    best = max(clear, key=lambda name: clear[name].share, default="")
+    single = (
+        f"{_PROPERTY_WORDS[best]} alone {clear[best].share:.2f}"
+        if best
+        else "none of them alone clearly above 0"
+    )
     text = (
         f"Of what separates {between}, a share of {every.share:.2f} "
-        f"({interval(every.ci_low, every.ci_high, 2)}) goes with {names}; with "
-        f"{best.replace('_', ' ')} alone {alone[best].share:.2f}, the most of a single one. With "
-        f"all else that differs along with them it is {every.most:.2f}."
+        f"({interval(every.ci_low, every.ci_high, 2)}) goes with {_list(_PROPERTY_WORDS.values())} "
+        f"as targets follow them within a source ({single}); {every.most:.2f} with all that "
+        "differs along with them between the two."
     )
     numbers = every.share, every.ci_low, every.ci_high, _NAN, _NAN
     name = f"what recording explains of {between}"
     n_blocks = shift.separation.n_blocks
     return Finding(name, *numbers, n_blocks, "none", "", "", text, SHARE_UNIT)
+
+
+def _list(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}"
 
 
 def property_table(sources: Sequence[Source]) -> pd.DataFrame:
