@@ -53,7 +53,7 @@ class DayAdversary(nn.Module):
             torch.manual_seed(seed)
             first = nn.Linear(dimension, _WIDTH)
             self.classify = nn.Sequential(first, nn.ReLU(), nn.Linear(_WIDTH, int(days.max()) + 1))
-        self._start = float(first.weight.double().sum())
+        self._start = float(first.weight.detach().double().sum())
 
     def forward(self, embedding: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Return the cross-entropy of the windows in `index`, whose embeddings these are.

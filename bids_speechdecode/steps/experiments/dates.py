@@ -9,7 +9,6 @@ from functools import reduce
 import numpy as np
 import pandas as pd
 
-from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.decoding.drift import (
     FEWEST_FOLDS,
     Decoded,
@@ -192,8 +191,7 @@ def _say_decoded(context: Context, decoded: Results) -> Iterator[Finding]:
             yield _say_one(source, what, held_out, found)
     for what, held_out in dict.fromkeys((w, h) for _, w, h in decoded):
         pair = decoded[BRAIN, what, held_out], decoded[AUDIO, what, held_out]
-        rng = np.random.default_rng([context.config.run.seed, 4])
-        yield _say_difference(what, held_out, pair, context.config.evaluation, rng)
+        yield _say_difference(what, held_out, pair, context.config.evaluation.confidence)
 
 
 def _say_one(source: str, what: str, held_out: str, found: Decoded) -> Finding:
@@ -224,18 +222,15 @@ def _say_difference(
     what: str,
     held_out: str,
     pair: tuple[Decoded, Decoded],
-    settings: EvaluationConfig,
-    rng: np.random.Generator,
+    confidence: float,
 ) -> Finding:
-    found = compare_decoded(
-        *pair, n_samples=settings.n_permutations, confidence=settings.confidence, rng=rng
-    )
+    found = compare_decoded(*pair, confidence=confidence)
     more = "better" if found.difference > 0 else "worse"
     text = (
         f"Brain embeddings told the {what} of held-out {held_out} {more} than the embeddings of "
         f"the sound: r was {abs(found.difference):.2f} {'higher' if more == 'better' else 'lower'} "
-        f"({interval(found.ci_low, found.ci_high, 2)}, {spell_p(found.p)}, exchange of the "
-        f"predictions of {found.n_units} {held_out})."
+        f"({interval(found.ci_low, found.ci_high, 2)}, {spell_p(found.p)}, "
+        f"{found.n_units} {held_out})."
     )
     return Finding(
         f"{what} of held-out {held_out}, brain less audio",
@@ -243,9 +238,9 @@ def _say_difference(
         found.ci_low,
         found.ci_high,
         found.p,
-        found.p_min,
+        float("nan"),
         found.n_units,
-        f"predictions exchanged in {held_out}",
+        f"t over {held_out}",
         "",
         "",
         text,
