@@ -44,7 +44,7 @@ from bids_speechdecode.steps.preprocess import (
     split_boundaries,
     training_intervals,
 )
-from bids_speechdecode.steps.pretrain import new_encoder
+from bids_speechdecode.steps.pretrain import encoder_settings, new_encoder
 from bids_speechdecode.steps.select import select
 
 QUICK: dict[str, Any] = {"target.name": "mel", "encoder.preset": "small"}
@@ -99,6 +99,14 @@ def test_defaults_have_the_signature_that_they_had(slow: Context) -> None:
     (path,) = slow.preprocessed(planned).values()
     assert path.name.endswith("_desc-preproc_ieeg.eeg")
     assert signature_of(path) == expected
+
+
+def test_the_usual_encoder_has_the_signature_that_it_had(slow: Context) -> None:
+    """Whoever has models on disk must not train them again because there are kinds now."""
+    usual = {"preset": "small", "dropout": 0.4, "spatial": "none"}
+    assert encoder_settings(slow) == {"encoder": usual}
+    linear = replace(slow, config=override(slow.config, {"encoder.kind": "linear"}))
+    assert encoder_settings(linear) == {"encoder": {**usual, "kind": "linear"}}
 
 
 def test_bands_share_files_and_replace_none(slow: Context, both: Context) -> None:

@@ -55,7 +55,10 @@ def pretraining_signature(context: Context) -> str:
 
 def encoder_settings(context: Context) -> dict[str, Any]:
     """Return what an encoder depends on besides the data that it learns from."""
-    settings: dict[str, Any] = {"encoder": asdict(context.config.encoder)}
+    encoder = asdict(context.config.encoder)
+    if encoder["kind"] == "conv":
+        del encoder["kind"]  # the usual one goes unsaid, in models that were signed without it
+    settings: dict[str, Any] = {"encoder": encoder}
     if context.config.encoder.spatial == "attention":
         settings["positions"] = as_positions(model_positions(context))
     return settings

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+from typing import Any
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -175,8 +178,8 @@ def draw_explained(tables: Tables) -> Figure | None:
         axis.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
         for row in table.to_dict("records"):
             k = pairs.index(_between(row))
-            color, place = (VERMILION, BLUE, PURPLE)[k], names.index(row["property"])
-            place += 0.22 * (k - (len(pairs) - 1) / 2)
+            color = (VERMILION, BLUE, PURPLE)[k]
+            place = names.index(row["property"]) + 0.22 * (k - (len(pairs) - 1) / 2)
             axis.plot([row["share_low"], row["share_high"]], [place, place], color=color)
             axis.plot(row["share"], place, _MARKERS[k], color=color)
             axis.plot(row["share_most"], place, "|", color=color, markersize=7)
@@ -194,7 +197,7 @@ def _present(values: pd.Series) -> list[str]:
     return [name for name in _SOURCES if (values == name).any()]
 
 
-def _between(row: dict[str, str]) -> str:
+def _between(row: Mapping[Hashable, Any]) -> str:
     return " and\n".join(_SOURCES[row[side]][0].lower() for side in ("first", "second"))
 
 
