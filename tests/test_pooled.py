@@ -23,7 +23,7 @@ from bids_speechdecode.decoding.pooled import (
     take_over,
 )
 from bids_speechdecode.decoding.spatial import as_positions
-from bids_speechdecode.decoding.training import Epoch, train
+from bids_speechdecode.decoding.training import Epoch, embed_windows, train
 from bids_speechdecode.decoding.windows import WindowSet
 from bids_speechdecode.errors import DataError, UsageError
 from bids_speechdecode.simulate import simulate_dataset
@@ -216,6 +216,57 @@ def test_planted_signal_is_found_in_every_participant() -> None:
             for p in val.parts
         ]
     assert history.best.val_rank == pytest.approx(np.concatenate(ranks).mean())
+
+
+def courses(seed: int) -> np.ndarray:
+    """Draw how targets become time courses of sources, (targets, sources, times)."""
+    return np.random.default_rng(seed).standard_normal((DIMENSION, 4, N_SAMPLES))
+
+
+def recorded(n: int, person: int, course: np.ndarray, seed: int) -> WindowSet:
+    """Windows in which ten channels mix, in the own way of a person, sources with these courses."""
+    rng = np.random.default_rng([seed, person])
+    sound = rng.standard_normal((n, DIMENSION)).astype(np.float32)
+    mixing = np.random.default_rng([77, person]).standard_normal((4, 10)) / 2
+    sources = np.einsum("nd,dkt->ntk", sound, course) / np.sqrt(DIMENSION)
+    signal = sources @ mixing + 2 * rng.standard_normal((n, N_SAMPLES, 10))
+    return WindowSet(
+        torch.from_numpy(signal.reshape(-1, 10).astype(np.float32)),
+        torch.arange(n) * N_SAMPLES,
+        N_SAMPLES,
+        torch.from_numpy(sound),
+    )
+
+
+@pytest.mark.slow
+def test_transfer_is_there_where_people_have_something_in_common_and_only_there(
+    tmp_path: Path,
+) -> None:
+    """Others with the same time courses help a new person with 40 windows; with others, nobody."""
+    settings = replace(SETTINGS, batch_size=32, max_epochs=12, patience=12)
+
+    def rank_of_a_new_one(start: PooledEncoder | None) -> float:
+        sets = [recorded(n, 9, courses(0), k) for k, n in ((3, 40), (4, 30), (5, 300))]
+        model = build_encoder(spec(10), seed=2)
+        if start is not None:
+            save_body(tmp_path / "pooled", start)
+            take_over(model, load_body(tmp_path / "pooled"))
+        train(model, *sets[:2], settings, seed=0, device="cpu")
+        brain = embed_windows(model, sets[2])
+        return float(relative_ranks(brain, sets[2].targets).relative.mean())
+
+    def others(seeds: tuple[int, ...]) -> PooledEncoder:
+        parts = [
+            pool_windows([recorded(n, i, courses(s), k) for i, s in enumerate(seeds)])
+            for k, n in ((1, 200), (2, 40))
+        ]
+        model = PooledEncoder([spec(10)] * len(seeds), seed=1)
+        train(model, *parts, settings, seed=0, device="cpu")
+        return model
+
+    alone = rank_of_a_new_one(None)
+    assert rank_of_a_new_one(others((0, 0, 0))) < alone - 0.1
+    assert abs(rank_of_a_new_one(others((11, 12, 13))) - alone) < 0.1
 
 
 # ------------------------------------------------------------------------- as people type it
