@@ -9,6 +9,7 @@ from scipy import stats
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.decoding.evaluation import compare_ranks
 from bids_speechdecode.decoding.strata import match_strata, rank_within, score_strata
+from bids_speechdecode.decoding.unexplained import PENALTIES, take_out
 from bids_speechdecode.errors import DataError
 
 SETTINGS = EvaluationConfig(n_bootstrap=200, n_permutations=200)
@@ -130,6 +131,59 @@ def test_the_check_says_where_windows_are_too_few_to_match() -> None:
     _, alike, check = ranks_of_decoded(n=40, detail=0.0)
     assert alike < 0.45
     assert check < alike
+
+
+# ------------------------------------------------------------------------------- loudness taken out
+
+
+def test_what_is_predicted_equals_a_slow_ridge() -> None:
+    """The penalty of the smallest error, found with hat matrices, and its residuals."""
+    rng = np.random.default_rng(3)
+    x, weights = rng.normal(size=(70, 3)), rng.normal(size=(6, 4))
+    y = np.hstack([x, x**2]) @ weights + rng.normal(size=(70, 4))
+    train, test = slice(0, 50), slice(50, 70)
+    rest, explained = take_out((x[train], x[test]), (y[train], y[test]))
+    design = np.hstack([x, x**2])
+    design = (design - design[train].mean(axis=0)) / design[train].std(axis=0)
+    centred = y - y[train].mean(axis=0)
+    best = (np.inf, centred[test])
+    for penalty in PENALTIES * 50:
+        inverse = np.linalg.inv(design[train].T @ design[train] + penalty * np.eye(6))
+        hat = design[train] @ inverse @ design[train].T
+        error = ((centred[train] - hat @ centred[train]) ** 2).sum() / (49 - np.trace(hat)) ** 2
+        fitted = design[test] @ inverse @ design[train].T @ centred[train]
+        if error < best[0]:
+            best = error, centred[test] - fitted
+    np.testing.assert_allclose(rest, best[1], atol=1e-4)
+    assert explained == pytest.approx(1 - (best[1] ** 2).sum() / (centred[test] ** 2).sum())
+
+
+def test_test_windows_do_not_enter_the_prediction() -> None:
+    """Leakage: another test window must not change what is left of the others."""
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(60, 2)), rng.normal(size=(60, 2, 3))
+    first = take_out((x[:40], x[40:]), (y[:40], y[40:]))[0]
+    again = take_out((x[:40], x[40:50]), (y[:40], y[40:50]))[0]
+    assert first.shape == (20, 2, 3)
+    np.testing.assert_array_equal(first[:10], again)
+
+
+@pytest.mark.parametrize("detail", [0.0, 1.0])
+def test_nothing_remains_of_loudness_that_is_taken_out(detail: float) -> None:
+    """Where too few windows are equally loud, this still tells loudness from detail."""
+    means = []
+    for seed in range(5):
+        brain, audio, _, loudness = decoded(np.random.default_rng(seed), 300, detail)
+        train, test = slice(0, 200), slice(200, 300)
+        rest, _ = take_out((loudness[train], loudness[test]), (audio[train], audio[test]))
+        means.append(rank_within(brain[test], rest, np.zeros(100, dtype=int)).mean())
+    if detail:
+        assert np.mean(means) < 0.3
+    else:
+        assert abs(np.mean(means) - 0.5) < 3 * np.std(means, ddof=1) / np.sqrt(5) + 0.01
+
+
+# ------------------------------------------------------------------------------------------- noise
 
 
 def noise(rng: np.random.Generator, n: int, d: int) -> np.ndarray:

@@ -41,6 +41,7 @@ _ROWS = (
         SKY,
         "o",
     ),
+    ("without loudness", "Loudness taken out of sounds: model", VERMILION, "D"),
     ("same voice", "Same voice: model", VERMILION, "D"),
     None,
     ("windows with speech of the task", "Task, somebody speaks: model", VERMILION, "D"),
@@ -108,6 +109,7 @@ CONTROLS = Shown(
         "spoken": "windows in which somebody speaks",
         "level": "same level",
         "loudness": "same course of loudness",
+        "unexplained": "all, loudness taken out",
         "voice": "same voice",
     },
     (

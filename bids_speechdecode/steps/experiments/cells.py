@@ -20,11 +20,10 @@ import pandas as pd
 from bids_speechdecode.bids.files import write_array
 from bids_speechdecode.bids.sidecars import read_sidecar, signature, write_sidecar
 from bids_speechdecode.config import override
-from bids_speechdecode.decoding.evaluation import score_ranks
-from bids_speechdecode.decoding.strata import rank_within, score_strata
 from bids_speechdecode.steps.context import EXPERIMENT_FILES, JOINT, PRETRAINED, Context
 from bids_speechdecode.steps.data import load_signal, load_windows
 from bids_speechdecode.steps.experiments.pairing import TRUE, pair
+from bids_speechdecode.steps.experiments.ranking import rank_windows
 from bids_speechdecode.steps.experiments.recalibration import (
     RECALIBRATED,
     fit_recalibrated,
@@ -244,18 +243,12 @@ def _score(context: Context, cell: Cell, path: Path, key: str) -> None:
             raise error
     model = _train(context, cell.training)
     tested = _tested(varied, cell)
-    test = load_windows(tested, load_signal(tested, cell.role), cell.role, "test", cell.version)
-    brain, audio = read_model(model, context.device).embed(test)
+    store = load_signal(tested, cell.role)
+    test = load_windows(tested, store, cell.role, "test", cell.version)
+    trained = read_model(model, context.device)
+    seed = context.config.run.seed
+    ranks, row = rank_windows(tested, trained, store, test, cell.role, cell.view, seed=seed)
     blocks = test.blocks(context.config)
-    rng = np.random.default_rng([context.config.run.seed, 3])
-    settings = context.config.evaluation
-    if cell.view:
-        strata = VIEWS[cell.view].strata(tested, test, cell.role)
-        ranks = rank_within(brain, audio, strata)
-        row = score_strata(ranks, strata, blocks, settings, rng)
-    else:
-        scores = score_ranks(brain, audio, blocks, np.arange(len(test)), settings, rng)
-        ranks, row = scores.ranks, scores.row()
     write_array(path, np.stack([ranks, blocks, _places(tested, cell, test.table)]))
     write_sidecar(
         path,

@@ -46,7 +46,7 @@ Changes = tuple[tuple[str, Any], ...]
 # Models, beside the pairings and the pretrained one.
 OWN, ENERGY, UNTRAINED = "own", "energy", "random"
 TASK, AMBIENT = "task", "ambient"
-EVERY, VOICE = "all", "voice"  # candidates
+EVERY, UNEXPLAINED, VOICE = "all", "unexplained", "voice"  # candidates
 
 PAIRING_TO_WORDS = {
     SHUFFLED: ("shuffled pairing", "the sounds of random other windows"),
@@ -76,7 +76,7 @@ def controls(context: Context) -> Experiment:
 
 def _cells(context: Context, seed: int) -> Iterator[tuple[Cell, Factors]]:
     own = _own(context, seed)
-    for view in ("", *SPOKEN_TO_WORDS, *MATCHED_TO_WORDS, VOICE):
+    for view in ("", *SPOKEN_TO_WORDS, *MATCHED_TO_WORDS, UNEXPLAINED, VOICE):
         yield _cell(context, OWN, own, view)
     for pairing in PAIRING_TO_WORDS:
         yield _cell(context, pairing, _control(context, seed, pairing=pairing))
@@ -128,6 +128,7 @@ def _say(context: Context, results: Results) -> Iterator[Finding]:
     yield from _say_untrained(scores)
     for view in MATCHED_TO_WORDS:
         yield from _say_matched(scores, view)
+    yield _say_unexplained(scores)
     yield _say_voice(scores)
     for view in SPOKEN_TO_WORDS:
         yield _say_spoken(scores, OWN, TASK, view)
@@ -209,6 +210,18 @@ def _say_matched(scores: _Scores, view: str) -> Iterator[Finding]:
         yield against_chance(f"{name}, loudness alone", LOUDNESS, check, text)
         words = (f"the target of the run, among candidates of {alike}", "loudness alone")
         yield scores.contrast(f"{name}, target against loudness alone", ENERGY, words, view)
+
+
+def _say_unexplained(scores: _Scores) -> Finding:
+    within = scores.pick(OWN, UNEXPLAINED)
+    found = scores.test(within)
+    share = float(np.mean([s.row["explained"] for s in within]))
+    text = (
+        f"With what the course of loudness predicts taken out of all candidates "
+        f"({100 * max(share, 0.0):.0f}% of their variance) it had {say_rank(found)}. "
+        f"{say_remaining(within, scores.pick(OWN))}"
+    )
+    return against_chance("without loudness", "the model without loudness", found, text)
 
 
 def _say_voice(scores: _Scores) -> Finding:

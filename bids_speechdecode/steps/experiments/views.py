@@ -32,33 +32,29 @@ Measure = Callable[[Reader, Piece], np.ndarray]  # one row a window of the piece
 
 @dataclass(frozen=True)
 class View:
-    """Strata of test windows; each window is ranked among those of its own.
+    """Among which candidates windows are ranked.
 
     Attributes
     ----------
-    strata : callable
-        The stratum of every window, negative for those that are left out.
+    strata : callable, optional
+        The stratum of every window, negative for those that are left out; each is ranked among
+        those of its own. None: among all, with what loudness predicts taken out of the targets.
     settings : callable
-        What the strata depend on besides the windows and their sound.
+        What the view depends on besides the windows and their sound.
     """
 
-    strata: Callable[[Context, LoadedWindows, str], np.ndarray]
+    strata: Callable[[Context, LoadedWindows, str], np.ndarray] | None
     settings: Callable[[Context, str], Any]
-
-
-def strata_of(context: Context, windows: LoadedWindows, view: str, role: str) -> np.ndarray:
-    """Return the stratum of every test window in a view, shape (n_windows,)."""
-    return VIEWS[view].strata(context, windows, role)
 
 
 def measure_windows(
     context: Context, windows: LoadedWindows, role: str, measure: Measure
 ) -> np.ndarray:
-    """Return what `measure` makes of the sound of every test window, in their order."""
-    version = str(windows.table["version"].iloc[0])
+    """Return what `measure` makes of the sound of every window of a split, in their order."""
+    version, split = (str(windows.table[name].iloc[0]) for name in ("version", "split"))
     lag = context.config.windows.brain_lag
     found: dict[tuple[str, float], np.ndarray] = {}
-    for piece in context.plan.select(role, version, "test"):
+    for piece in context.plan.select(role, version, split):
         if len(piece.audio_starts):
             rows = measure(_reader(context, piece), piece)
             onsets = (piece.brain_starts - lag).round(4)
@@ -179,6 +175,7 @@ VIEWS: Mapping[str, View] = {
     "spoken": View(partial(spoken, silent=False), _voicing_settings),
     "level": View(same_level, _loudness_settings),
     "loudness": View(same_loudness, _loudness_settings),
+    "unexplained": View(None, _loudness_settings),
     "voice": View(same_voice, _voice_settings),
     "day": View(same_day, _day_settings),
 }
