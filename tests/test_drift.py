@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +97,13 @@ def test_nothing_known_is_no_correlation() -> None:
     found = told(constant)
     assert found.r == 0.0
     assert found.p == 1.0
+
+
+def test_whole_days_are_told_as_well_as_fractions() -> None:
+    """Days are integers; predictions must not be cut to integers with them."""
+    x, when = features(np.random.default_rng(5), 1.0), moments()
+    whole = replace(when, value=when.value.astype(int), offset=when.offset.astype(int))
+    assert told(x, when=whole).predicted == pytest.approx(told(x, when=when).predicted)
 
 
 def test_hours_are_told_across_midnight() -> None:

@@ -48,7 +48,7 @@ class Moments:
 
     def targets(self, orders: np.ndarray) -> np.ndarray:
         """Return what is predicted under each order of units, shape (N, n_orders, 1 or 2)."""
-        told = self.value[orders][:, self.unit].T + self.offset[:, None]
+        told = self.value[orders][:, self.unit].T + self.offset[:, None].astype(float)
         if self.period is None:
             return told[..., None]
         angle = 2 * np.pi * told / self.period
