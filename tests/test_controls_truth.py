@@ -62,3 +62,27 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, list[s
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, list[str]]:
     return run_controls(tmp_path_factory.mktemp("plain"), loudness_only=False)
+
+
+@pytest.mark.slow
+def test_controls_follow_pretraining_and_are_kept(
+    tiny_dataset: Path, quick_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A control that starts from a truly paired encoder would have learnt what it must not."""
+    out = tmp_path / "out"
+    config = tmp_path / "quick.toml"
+    config.write_text(quick_config.read_text() + "\n[experiments]\nseeds = 1\n")
+    command = [str(tiny_dataset), str(out), "participant", "--participant-label", "sim01"]
+    command += ["--config", str(config), "--experiments", "controls", "--steps", f"{STEPS},report"]
+    assert main(command) == 0
+    (path,) = out.rglob("*_desc-controls_scores.tsv")
+    cells = read_table(path)
+    assert set(cells["model"]) == {"own", "shuffled", "shifted", "random", "energy", "pretrained"}
+    assert set(cells["tested"]) == {"task", "ambient"}
+    models = {path.name for path in (out / "experiments").rglob("*_model.safetensors")}
+    # Of the truth, energy and both pairings: an encoder each.
+    assert sum("pretrained" in name for name in models) == 4
+    assert "Rank of every control" in (out / "sub-sim01.html").read_text()
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "all current" in capsys.readouterr().err
