@@ -10,7 +10,7 @@ import numpy as np
 from bids_speechdecode.decoding.strata import SMALLEST
 from bids_speechdecode.errors import MissingInputError
 from bids_speechdecode.steps.context import Context
-from bids_speechdecode.steps.experiments.recalibration import FEWEST, count_early
+from bids_speechdecode.steps.experiments.recalibration import FEWEST, early_starts
 from bids_speechdecode.steps.experiments.subsets import ALL, Subset, take
 from bids_speechdecode.steps.experiments.times import Start, recording_starts
 from bids_speechdecode.steps.plan import PRETRAIN, ParticipantPlan
@@ -151,7 +151,7 @@ def _choose_skip(context: Context, after: Sequence[int]) -> tuple[float, list[st
             "Recalibration was left out: scans.tsv does not say when recordings began, so that the "
             "first minutes of a day are not known."
         ]
-    few = [day for day in after if count_early(context, day) < FEWEST]
+    few = [day for day in after if len(early_starts(context, day)) < FEWEST]
     skip = minutes + context.config.splits.guard / 60
     short = [day for day in after if _count_tested(context.plan, day, skip) < FEWEST_TESTED]
     if few or len(short) == len(after):

@@ -17,8 +17,9 @@ from bids_speechdecode.steps.models import fit, model_signature, read_model, rea
 from bids_speechdecode.steps.plan import PRETRAIN, ParticipantPlan, Piece
 
 RECALIBRATED = "recalibrated"
-LEARN = 0.8  # of the minutes; what follows says when to stop
-FEWEST = 10  # windows in those minutes
+_SLACK = 1e-6  # minutes; binary floats, not signal
+LEARN = 0.8  # of the windows; those that follow say when to stop
+FEWEST = 20  # windows in those minutes
 
 
 def early_windows(
@@ -50,11 +51,19 @@ def early_windows(
     return replace(plan, pieces=pieces)
 
 
-def count_early(context: Context, day: int) -> int:
-    """Return the windows on which a model would be recalibrated, the validation among them."""
+def early_starts(context: Context, day: int) -> np.ndarray:
+    """Return when the windows that serve recalibration start, in minutes since the first, sorted.
+
+    The validation is among them.
+    """
     minutes, duration = context.config.drift.recalibrate, context.config.windows.duration
     plan = early_windows(context.plan, day, (0.0, minutes), duration)
-    return sum(p.n_usable for p in plan.select(PRETRAIN, plan.versions(PRETRAIN)[0]))
+    starts, begin = recording_starts(plan), day_begins(plan, PRETRAIN)[day]
+    found = [
+        starts[p.recording].clock(p.brain_starts[p.usable])
+        for p in plan.select(PRETRAIN, plan.versions(PRETRAIN)[0])
+    ]
+    return (np.sort(np.concatenate(found)) - begin) / 60
 
 
 def recalibration_signature(context: Context, day: int, parent: str | None) -> str:
@@ -73,25 +82,26 @@ def recalibration_signature(context: Context, day: int, parent: str | None) -> s
 def fit_recalibrated(context: Context, day: int, path: Path, key: str, parent: Path | None) -> None:
     """Finetune the encoder of `parent` on the first minutes of a day and keep it at `path`.
 
-    The first four fifths of them are learnt from, the last fifth says when to stop; a model that
-    only becomes worse there stays as it was. Targets stay scaled as they were in pretraining.
+    The first four fifths of the windows are learnt from, the last fifth says when to stop; a model
+    that only becomes worse there stays as it was. Targets stay scaled as they were in pretraining.
 
     Raises
     ------
     DataError
         Hardly any window in these minutes.
     """
-    minutes = context.config.drift.recalibrate
-    store = load_signal(context, PRETRAIN)
-    spans = (0.0, LEARN * minutes), (LEARN * minutes, minutes)
-    training, validation = (_load(context, store, day, span) for span in spans)
-    if parent is None or len(training) + len(validation) < FEWEST:
+    minutes, known = context.config.drift.recalibrate, early_starts(context, day)
+    if parent is None or len(known) < FEWEST:
         raise DataError(
             f"day {day} has too few windows in its first {minutes:g} minutes to recalibrate",
             expected=f"at least {FEWEST}",
-            found=str(len(training) + len(validation)),
+            found=str(len(known)),
             fix="give more minutes (recalibrate in [drift]), or 0 for none",
         )
+    store, cut = load_signal(context, PRETRAIN), float(known[int(LEARN * len(known))])
+    training, validation = (
+        _load(context, store, day, span) for span in ((0.0, cut + _SLACK), (cut - _SLACK, minutes))
+    )
     encoder = read_model(parent, context.device).encoder
     scaler = read_scaler(read_sidecar(parent))
     sets = training, validation
