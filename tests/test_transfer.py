@@ -9,16 +9,21 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from bids_speechdecode.bids.derivatives import Derivatives
 from bids_speechdecode.bids.sidecars import read_sidecar, read_table
 from bids_speechdecode.cli import main
+from bids_speechdecode.config import Config
 from bids_speechdecode.group.experiments import experiment_word
 from bids_speechdecode.report.experiments.daynight import draw_day_night
+from bids_speechdecode.report.experiments.findings import draw_findings
 from bids_speechdecode.report.experiments.pages import experiment_pages
 from bids_speechdecode.report.experiments.transfer import draw_map
 from bids_speechdecode.simulate import make_settings, simulate_dataset
 from bids_speechdecode.simulate.dataset import list_plans
 from bids_speechdecode.steps.experiments import shifts
-from bids_speechdecode.steps.experiments.sources import Source, _draw_windows, divide
+from bids_speechdecode.steps.experiments.findings import as_table, unknown
+from bids_speechdecode.steps.experiments.sources import Source, divide, draw_windows
+from bids_speechdecode.steps.group import summarise_experiments
 
 SETTINGS = """
 [target]
@@ -73,7 +78,7 @@ def test_sources_are_of_one_size_and_versions_keep_their_pairs() -> None:
         "taskambient": task,
         "tasktrue": task.copy(),
     }
-    drawn = _draw_windows(tables, np.random.default_rng(0))
+    drawn = draw_windows(tables, np.random.default_rng(0))
     assert {len(table) for table in drawn.values()} == {270}
     assert {table["block"].nunique() for table in drawn.values()} == {30}
     assert drawn["taskambient"].equals(drawn["tasktrue"])
@@ -82,7 +87,7 @@ def test_sources_are_of_one_size_and_versions_keep_their_pairs() -> None:
 def test_many_windows_are_limited() -> None:
     """A week of sound must not need a week's memory."""
     table = window_list(5000, 10, 0)
-    drawn = _draw_windows({"a": table, "b": table.assign(block=table["block"] + 5000)}, rng())
+    drawn = draw_windows({"a": table, "b": table.assign(block=table["block"] + 5000)}, rng())
     assert len(drawn["a"]) == len(drawn["b"]) == 2000
 
 
@@ -145,6 +150,23 @@ def test_nights_are_simulated_in_the_night() -> None:
     assert [p for p in both if p not in nights] == plain
     assert len(nights) == 2 * 3
     assert len({(p.day, p.run) for p in both}) == len(both)
+
+
+def test_a_group_without_a_number_has_no_table(tmp_path: Path) -> None:
+    """Where nobody recorded at night, there is nothing to average and nothing to draw."""
+    folder = tmp_path / "out" / "sub-01" / "ieeg"
+    folder.mkdir(parents=True)
+    table = as_table([unknown("day against all hours", "cannot be told")])
+    table.to_csv(
+        folder / "sub-01_task-audiobook_desc-daynightFindings_scores.tsv",
+        sep="\t",
+        index=False,
+        na_rep="n/a",
+    )
+    out = Derivatives(tmp_path / "out", source=tmp_path, command="", simulated=True)
+    summarise_experiments(out, ["01"], Config())
+    assert not list(out.root.glob("group*"))
+    assert isinstance(draw_findings(table), Figure)
 
 
 # ---------------------------------------------------------------------------------------- slow

@@ -58,7 +58,8 @@ def summarise_experiments(out: Derivatives, participants: Sequence[str], config:
     task = config.inputs.finetune_task
     for name, sources in list_findings(out.root, participants, task).items():
         table = summarise_findings(sources, config.evaluation, rng)
-        write_findings(out, task, name, table, sources, config.evaluation)
+        if len(table):  # not where nobody's findings have a number
+            write_findings(out, task, name, table, sources, config.evaluation)
 
 
 def map_contributions(

@@ -61,7 +61,7 @@ def draw_sources(context: Context, rng: np.random.Generator) -> list[Source]:
     splits of the task are taken: nothing has been trained on it.
     """
     tables = _list_sources(context)
-    chosen = _draw_windows(tables, rng)
+    chosen = draw_windows(tables, rng)
     return [_read(context, name, table) for name, table in chosen.items()]
 
 
@@ -122,7 +122,7 @@ def have_same_windows(first: pd.DataFrame, second: pd.DataFrame) -> bool:
     return _keys(first).equals(_keys(second))
 
 
-def _draw_windows(
+def draw_windows(
     tables: Mapping[str, pd.DataFrame], rng: np.random.Generator
 ) -> dict[str, pd.DataFrame]:
     """Return equally many blocks and windows of each source."""
