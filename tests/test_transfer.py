@@ -292,3 +292,18 @@ def test_without_nights_that_is_said(tiny_dataset: Path, tmp_path: Path, config:
     (finding,) = read(out, "daynightFindings").to_dict("records")
     assert "cannot be told" in finding["text"]
     assert np.isnan(finding["effect"])
+
+
+@pytest.mark.slow
+def test_too_few_blocks_are_said(tiny_dataset: Path, tmp_path: Path) -> None:
+    """A minute of sound is ranked and mapped; that its sources cannot be told apart is no result."""
+    config, out = tmp_path / "blocks.toml", tmp_path / "out"
+    config.write_text(SETTINGS.replace("block = 6.0", "block = 30.0"))
+    assert main(words(tiny_dataset, out, config, "zero-shot")) == 0
+    findings = read(out, "transferFindings").set_index("name")
+    assert "cannot be compared" in findings.loc["shift of the targets", "text"]
+    assert not list((out / "sub-sim01" / "ieeg").glob("*transferShift*"))
+    (page,) = experiment_pages(
+        tmp_path / "sub-sim01.html", out / "sub-sim01" / "ieeg", "sub-sim01", simulated=True
+    )
+    assert len(page.pictures) == 4
