@@ -23,7 +23,12 @@ from bids_speechdecode.simulate.settings import make_settings
 from bids_speechdecode.steps.data import LoadedWindows
 from bids_speechdecode.steps.experiments.cells import Cell, Scored, Training
 from bids_speechdecode.steps.experiments.pairing import SHIFTED, SHUFFLED, TRUE, pair, shift
-from bids_speechdecode.steps.experiments.remaining import judge, say_matched, say_remaining
+from bids_speechdecode.steps.experiments.remaining import (
+    judge,
+    say_matched,
+    say_remaining,
+    say_without,
+)
 from bids_speechdecode.steps.experiments.views import pitch_strata
 from bids_speechdecode.steps.experiments.voices import most_heard
 from bids_speechdecode.timeline import Interval
@@ -186,12 +191,15 @@ def contrast_of(difference: float, p: float, p_min: float) -> Contrast:
     return Contrast(difference, difference - 0.02, difference + 0.02, p, p_min, 20)
 
 
-def test_more_than_loudness_is_only_claimed_where_loudness_tells_nothing_apart() -> None:
+def test_more_than_loudness_is_claimed_without_loudness_alone() -> None:
+    """Candidates that are nearly alike leave some loudness to a model that spells it well."""
     better, chance = contrast_of(-0.1, 0.001, 0.0005), contrast_of(-0.01, 0.6, 0.0005)
     few = contrast_of(-0.2, 0.25, 0.25)
     assert judge(better, SETTINGS) == "better"
     assert judge(few, SETTINGS) == "unknown"
-    assert "more than loudness" in say_matched(better, chance, SETTINGS)
+    assert "rank without loudness" in say_matched(better, chance, SETTINGS)
+    assert "more in the sound" in say_without(better, SETTINGS)
+    assert "No more than loudness" in say_without(chance, SETTINGS)
     assert "may be loudness" in say_matched(better, better, SETTINGS)
     assert "no more than loudness" in say_matched(chance, chance, SETTINGS)
     assert "too few" in say_matched(better, few, SETTINGS)

@@ -65,6 +65,38 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, list[
 
 
 @pytest.mark.slow
+def test_loudness_is_exposed(loud: tuple[pd.DataFrame, list[str]]) -> None:
+    """Contacts that follow loudness alone: a good rank, and nothing of it remains without."""
+    findings, text = loud
+    assert findings.loc["the model", "effect"] < -0.1
+    assert findings.loc["the model", "p"] <= 0.05
+    assert findings.loc["loudness alone", "p"] <= 0.05
+    assert abs(findings.loc["without loudness", "effect"]) < 0.05
+    assert findings.loc["without loudness", "p"] > 0.01
+    assert any("No more than loudness was found" in sentence for sentence in text)
+
+
+@pytest.mark.slow
+def test_spectrum_remains(plain: tuple[pd.DataFrame, list[str]]) -> None:
+    """Contacts that follow the spectrum, too: some of the rank is more than loudness."""
+    findings, text = plain
+    assert findings.loc["without loudness", "effect"] < 0
+    assert findings.loc["without loudness", "p"] <= 0.05
+    assert any("more in the sound than" in sentence for sentence in text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shuffled pairing", "time-shifted pairing"])
+def test_wrong_pairs_teach_nothing(
+    name: str, loud: tuple[pd.DataFrame, list[str]], plain: tuple[pd.DataFrame, list[str]]
+) -> None:
+    """Were they better than chance, the test would leak."""
+    for findings, _ in (loud, plain):
+        assert findings.loc[name, "p"] > 0.01 or findings.loc[name, "effect"] > 0
+        assert abs(findings.loc[name, "effect"]) < 0.05
+
+
+@pytest.mark.slow
 def test_controls_follow_pretraining_and_are_kept(
     tiny_dataset: Path, quick_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

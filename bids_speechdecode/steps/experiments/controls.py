@@ -37,6 +37,7 @@ from bids_speechdecode.steps.experiments.remaining import (
     say_rank,
     say_remaining,
     say_strata,
+    say_without,
 )
 from bids_speechdecode.steps.experiments.scaling import seeds
 from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN
@@ -219,7 +220,7 @@ def _say_unexplained(scores: _Scores) -> Finding:
     text = (
         f"With what the course of loudness predicts taken out of all candidates "
         f"({100 * max(share, 0.0):.0f}% of their variance) it had {say_rank(found)}. "
-        f"{say_remaining(within, scores.pick(OWN))}"
+        f"{say_remaining(within, scores.pick(OWN))} {say_without(found, scores.settings)}"
     )
     return against_chance("without loudness", "the model without loudness", found, text)
 

@@ -107,13 +107,24 @@ def say_matched(found: Contrast, check: Contrast, settings: EvaluationConfig) ->
         )
     if mine == "better":
         return (
-            "A model of loudness alone was not better than chance among them: what remains is more "
-            "than loudness."
+            "A model of loudness alone was not better than chance among them. Whether what remains "
+            "is more than loudness is said by the rank without loudness."
         )
     return (
         "Nor was a model of loudness alone better than chance among them: no more than loudness "
         "was found."
     )
+
+
+def say_without(found: Contrast | None, settings: EvaluationConfig) -> str:
+    """Return what the rank means that candidates have without what loudness predicts of them."""
+    assert found, "nothing was ranked"
+    return {
+        "better": "The model finds more in the sound than the course of its loudness.",
+        "chance": "No more than loudness was found.",
+        "worse": "No more than loudness was found.",
+        "unknown": "There are too few blocks of test windows to tell what remains.",
+    }[judge(found, settings)]
 
 
 def say_remaining(within: Sequence[Scored], among_all: Sequence[Scored]) -> str:
