@@ -296,7 +296,7 @@ def test_without_nights_that_is_said(tiny_dataset: Path, tmp_path: Path, config:
 
 @pytest.mark.slow
 def test_too_few_blocks_are_said(tiny_dataset: Path, tmp_path: Path) -> None:
-    """A minute of sound is ranked and mapped; that its sources cannot be told apart is no result."""
+    """A minute of sound is ranked and mapped; nothing is said of what its sources differ by."""
     config, out = tmp_path / "blocks.toml", tmp_path / "out"
     config.write_text(SETTINGS.replace("block = 6.0", "block = 30.0"))
     assert main(words(tiny_dataset, out, config, "zero-shot")) == 0

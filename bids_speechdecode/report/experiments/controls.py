@@ -85,7 +85,7 @@ def _draw_row(
 ) -> None:
     rank = CHANCE + finding["effect"]
     if pd.isna(rank):
-        axis.text(CHANCE, place, f" {_TOO_FEW}", va="center", color=GREY, fontsize=8)
+        axis.text(CHANCE, place, f"{_TOO_FEW} ", ha="right", va="center", color=GREY, fontsize=8)
         return
     ends = [CHANCE + finding["ci_low"], CHANCE + finding["ci_high"]]
     axis.plot(ends, [place, place], color=color)
