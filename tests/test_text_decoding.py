@@ -183,7 +183,7 @@ def test_words_change_no_draw_of_the_simulation(tmp_path: Path) -> None:
     ]
     for path in sorted((roots[0] / "stimuli").iterdir()):
         assert path.read_bytes() == (roots[1] / "stimuli" / path.name).read_bytes()
-    for path in sorted(roots[0].rglob("*_ieeg.eeg")):
+    for path in sorted(roots[0].rglob("*audiobook*_ieeg.eeg")):
         first, second = (
             np.fromfile(p, "<i2") for p in (path, roots[1] / path.relative_to(roots[0]))
         )

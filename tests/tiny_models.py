@@ -99,7 +99,6 @@ def save_tiny_text_model(
             num_attention_heads=2,
             intermediate_size=48,
             max_position_embeddings=64,
-            initializer_range=1.0,
         )
     )
     with torch.no_grad():

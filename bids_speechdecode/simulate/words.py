@@ -18,6 +18,7 @@ from bids_speechdecode.simulate.sidecars import write_json, write_tsv
 DIMENSIONS = 16  # of the vector that a word stands for
 SHORTEST = 4  # letters of a word that means something: "the" and "and" do not
 LATENCY = 0.3  # seconds from a word to the response to its meaning
+HELD = 1.0  # seconds for which a word is held in mind with those that follow
 
 _COLUMNS = {
     "onset": {"Description": "When the word begins in the sound", "Units": "s"},
@@ -70,21 +71,32 @@ def vector_of(word: str) -> np.ndarray:
 
 
 def meaning_course(spoken: Sequence[Spoken], n_frames: int) -> np.ndarray:
-    """Return what is being said at each frame, shape (n_frames, DIMENSIONS), 100 Hz.
+    """Return what was said just now at each frame, shape (n_frames, DIMENSIONS), 100 Hz.
 
-    The vector of the word that is spoken, 0 where nobody speaks. Its mean over the time in which
-    somebody speaks is 0, so that it does not follow whether somebody speaks, or how loud.
+    The sum of the vectors of what was said in the last second, of unit variance while somebody
+    speaks and 0 where nobody spoke. What all words have in common is taken away, so that the
+    course has no correlation with whether somebody speaks, and does not follow how loud it is.
     """
     course = np.zeros((n_frames, DIMENSIONS))
-    is_spoken = np.zeros(n_frames, dtype=bool)
+    is_spoken = np.zeros(n_frames)
     for word in list_words(spoken):
         ends = word.onset, word.onset + word.duration
         frames = slice(*(round(FRAME_RATE * end) for end in ends))
         course[frames] = vector_of(word.word)
-        is_spoken[frames] = True
-    if is_spoken.any():
-        course[is_spoken] -= course[is_spoken].mean(axis=0)
-    return course
+        is_spoken[frames] = 1.0
+    if not is_spoken.any():
+        return course
+    held, of_speech = _sum_of_last(course), _sum_of_last(is_spoken[:, None])
+    contrast = is_spoken - is_spoken.mean()
+    held -= of_speech * (contrast @ held) / (contrast @ of_speech)
+    return held / held[is_spoken > 0].std()
+
+
+def _sum_of_last(course: np.ndarray) -> np.ndarray:
+    """Return at each frame the sum over what is held in mind: it and the frames before."""
+    n = round(HELD * FRAME_RATE)
+    total = np.cumsum(np.concatenate([np.zeros((n, course.shape[1])), course]), axis=0)
+    return total[n:] - total[:-n]
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,7 @@ class Meaning:
     amplitude: np.ndarray
 
     def respond(self, spoken: Sequence[Spoken], n_frames: int) -> np.ndarray:
-        """Return the response to what is said, shape (n_frames, n_auditory), µV, 100 Hz."""
+        """Return the response to what was said, shape (n_frames, n_auditory), µV, 100 Hz."""
         late = round(LATENCY * FRAME_RATE)
         course = meaning_course(spoken, n_frames)
         delayed = np.concatenate([np.zeros((late, DIMENSIONS)), course])[:n_frames]
@@ -117,8 +129,9 @@ def draw_meaning(participant: Participant, correlation: float, seed: int) -> Mea
     ----------
     participant : Participant
     correlation : float
-        Of the response of the contact that hears best with response plus background, 0.5 to 20 Hz,
-        while words of four letters or more are spoken; that of others falls with their weight.
+        r of the contact that hears best: its response to words has the amplitude
+        ``s r / sqrt(1 - r^2)``, s the background's rms from 0.5 to 20 Hz, as the response to
+        sound has. That of other contacts falls with their weight.
     seed : int
     """
     brain = participant.brain
