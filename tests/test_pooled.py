@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -347,6 +352,27 @@ def test_pooled_again_trains_nothing(made: Path, capsys: pytest.CaptureFixture[s
     assert run(made, "group", "--pool") == 0
     assert {p: p.stat().st_mtime_ns for p in (made / "out").glob("group_*")} == before
     assert capsys.readouterr().err.count("current") == 4
+
+
+@pytest.mark.slow
+def test_killed_and_two_at_once(made: Path, tmp_path: Path) -> None:
+    """An array of jobs with one command: no checkpoint is trained twice, none differs by a bit."""
+    shutil.copytree(made / "out", tmp_path / "out", ignore=shutil.ignore_patterns("group_*"))
+    words = [str(made / "data"), str(tmp_path / "out"), "group", "--pool"]
+    words += ["--config", str(made / "quick.toml")]
+    command = [sys.executable, "-m", "bids_speechdecode", *words]
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 240
+    while not list((tmp_path / "out").rglob("*.checkpoint")) and time.monotonic() < limit:
+        time.sleep(0.02)
+    first.kill()
+    first.wait()
+    two = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = "".join(process.communicate()[1] for process in two)
+    assert [process.returncode for process in two] == [0, 0]
+    assert len(re.findall(r"^pool: .* done in", said, re.MULTILINE)) == 4
+    for path in (made / "out").glob("group_*_model.safetensors"):
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
 
 
 @pytest.mark.slow

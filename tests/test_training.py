@@ -414,3 +414,20 @@ def test_torchrun_with_two_processes_trains_as_one(tmp_path: Path) -> None:
     for column in ("train_loss", "val_loss"):
         np.testing.assert_allclose(zero[column], expected[column], rtol=0.01)
     np.testing.assert_allclose(zero["train_loss"][1], expected["train_loss"][1], rtol=1e-4)
+
+
+def test_folder_that_another_process_removes_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ends first removes the folder of checkpoints, if it happens to be empty."""
+    path, save, calls = tmp_path / "shared" / "state", checkpoint_module.save_file, []
+
+    def save_after_removal(*words: object) -> None:
+        calls.append(words)
+        if len(calls) == 1:
+            path.parent.rmdir()
+        save(*words)
+
+    monkeypatch.setattr(checkpoint_module, "save_file", save_after_removal)
+    write_state(path, {"a": 1})
+    assert read_state(path) == {"a": 1}

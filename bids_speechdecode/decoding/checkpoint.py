@@ -21,19 +21,28 @@ from bids_speechdecode.errors import CannotWriteError
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: dict[str, str]) -> None:
     """Write a safetensors file under a temporary name in the same folder, then rename it."""
-    partial = path.with_name(f".{path.name}.partial")
     # A copy of each: safetensors refuses tensors that share memory.
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    for is_last in (False, True):
+        try:
+            _write_once(path, copies, header)
+            return
+        except (OSError, SafetensorError) as error:
+            # Another process that was done may have removed the folder while it was empty.
+            if is_last or path.parent.is_dir():
+                raise CannotWriteError(
+                    "Weights cannot be written.", found=str(error), where=path
+                ) from error
+
+
+def _write_once(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(copies, partial, header)
+        save_file(tensors, partial, header)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise CannotWriteError(
-            "Weights cannot be written.", found=str(error), where=path
-        ) from error
     finally:  # of an interruption too
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
