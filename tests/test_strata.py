@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from bids_speechdecode.config import EvaluationConfig
+from bids_speechdecode.decoding.chance import chance_over_models
 from bids_speechdecode.decoding.evaluation import compare_ranks
 from bids_speechdecode.decoding.strata import match_strata, rank_within, score_strata
 from bids_speechdecode.decoding.unexplained import PENALTIES, take_out
@@ -212,3 +213,47 @@ def test_noise_is_found_as_often_as_it_should() -> None:
     n_datasets = 100
     limit = stats.binom.ppf(0.995, n_datasets, 0.05) / n_datasets
     assert false_positives(n_datasets, n=80) <= limit
+
+
+# ------------------------------------------------------------------- models that learnt nothing
+
+
+def lucky_models(rng: np.random.Generator, n_models: int, lean: float) -> np.ndarray:
+    """Return ranks of models that lean by luck, the same on every window, shape (n_models, 100)."""
+    windows = 0.3 * noise(rng, 100, 1)[:, 0]
+    luck = lean * rng.normal(size=(n_models, 1))
+    return 0.5 + luck + windows + 0.2 * rng.normal(size=(n_models, 100))
+
+
+@pytest.mark.parametrize("lean", [0.0, 0.05, 0.2])
+def test_luck_of_a_model_is_no_leak(lean: float) -> None:
+    """Blocks of windows alone would call a lucky model a leak in most of the datasets."""
+    blocks, n_datasets, found, naive = np.arange(100) // 10, 120, 0, 0
+    for seed in range(n_datasets):
+        ranks = lucky_models(np.random.default_rng(seed), 3, lean)
+        found += chance_over_models(ranks, blocks, confidence=0.95).p <= 0.05
+        sums = (ranks.mean(axis=0) - 0.5).reshape(10, 10).sum(axis=1)
+        naive += stats.ttest_1samp(sums, 0).pvalue <= 0.05
+    assert found <= stats.binom.ppf(0.995, n_datasets, 0.05)
+    if lean == 0.2:
+        assert naive > 0.3 * n_datasets
+
+
+def test_a_leak_is_found_over_models() -> None:
+    """A test that never finds anything would pass every control."""
+    ranks = lucky_models(np.random.default_rng(0), 3, 0.02) - 0.3
+    found = chance_over_models(ranks, np.arange(100) // 10, confidence=0.95)
+    assert found.p < 0.05
+    assert found.ci_low < -0.3 < found.ci_high < 0
+
+
+def test_one_kind_of_scatter_alone_is_a_t_test() -> None:
+    """Where windows do not differ, only models do: the textbook's test."""
+    models = np.array([0.45, 0.52, 0.40, 0.47])
+    ranks = np.repeat(models[:, None], 20, axis=1)
+    found = chance_over_models(ranks, np.arange(20) // 5, confidence=0.95)
+    expected = stats.ttest_1samp(models, 0.5)
+    interval = expected.confidence_interval(0.95)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found.ci_low == pytest.approx(interval.low - 0.5)
+    assert found.ci_high == pytest.approx(interval.high - 0.5)

@@ -31,6 +31,7 @@ from bids_speechdecode.steps.experiments.pairing import SHIFTED, SHUFFLED, TRUE
 from bids_speechdecode.steps.experiments.remaining import (
     against_chance,
     compare_chance,
+    compare_models,
     drop_unranked,
     say_control,
     say_matched,
@@ -159,6 +160,10 @@ class _Scores:
         """Return how ranks differ from chance; None where nothing was ranked."""
         return compare_chance(scored, self.settings, np.random.default_rng([self.seed, 4]))
 
+    def test_models(self, scored: Sequence[Scored]) -> tuple[Contrast, str]:
+        """Return how models of wrong pairs differ from chance, and by which test."""
+        return compare_models(scored, self.settings, np.random.default_rng([self.seed, 4]))
+
     def contrast(self, name: str, other: str, words: tuple[str, str], among: str) -> Finding:
         """Return how the own model differs from another one among the same candidates."""
         first, second = self.pick(OWN, among), self.pick(other, among)
@@ -174,9 +179,12 @@ def _say_own(scores: _Scores) -> Iterator[Finding]:
 
 def _say_pairing(scores: _Scores, pairing: str) -> Finding:
     name, sounds = PAIRING_TO_WORDS[pairing]
-    found = scores.test(scores.pick(pairing))
-    text = f"Trained with {sounds}, it had {say_rank(found)}. {say_control(found, scores.settings)}"
-    return against_chance(name, f"a model trained with {sounds}", found, text)
+    found, test = scores.test_models(scores.pick(pairing))
+    text = (
+        f"Trained with {sounds}, it had {say_rank(found, test)}. "
+        f"{say_control(found, scores.settings, test)}"
+    )
+    return against_chance(name, f"a model trained with {sounds}", found, text, test)
 
 
 def _say_energy(scores: _Scores) -> Iterator[Finding]:

@@ -9,11 +9,13 @@ from typing import Literal
 import numpy as np
 
 from bids_speechdecode.config import EvaluationConfig
+from bids_speechdecode.decoding.chance import chance_over_models
 from bids_speechdecode.decoding.evaluation import CHANCE, Contrast, compare_ranks
 from bids_speechdecode.steps.experiments.cells import Scored
 from bids_speechdecode.steps.experiments.findings import Finding, interval, mean_ranks, spell_p
 
 TEST = "sign-flip over blocks"
+OVER_MODELS = "t over blocks and models"
 Verdict = Literal["better", "worse", "chance", "unknown"]
 
 
@@ -45,7 +47,20 @@ def judge(found: Contrast, settings: EvaluationConfig) -> Verdict:
     return "unknown" if found.p_min > alpha else "chance"
 
 
-def against_chance(name: str, model: str, found: Contrast | None, text: str) -> Finding:
+def compare_models(
+    scored: Sequence[Scored], settings: EvaluationConfig, rng: np.random.Generator
+) -> tuple[Contrast, str]:
+    """Return how models of wrong pairs differ from 0.5, and the test: over models if it can be."""
+    ranks, blocks = np.stack([s.ranks for s in scored]), scored[0].blocks
+    if len(scored) > 1 and len(np.unique(blocks)) > 1:
+        return chance_over_models(ranks, blocks, confidence=settings.confidence), OVER_MODELS
+    found = compare_ranks(ranks.mean(axis=0), np.full(len(blocks), CHANCE), blocks, settings, rng)
+    return found, TEST
+
+
+def against_chance(
+    name: str, model: str, found: Contrast | None, text: str, test: str = TEST
+) -> Finding:
     """Return the finding of ranks against chance.
 
     Parameters
@@ -56,27 +71,35 @@ def against_chance(name: str, model: str, found: Contrast | None, text: str) -> 
     found : Contrast or None
         None where nothing could be ranked.
     text : str
+    test : str
+        How p was found.
     """
     if found is None:
         nan = float("nan")
-        return Finding(name, nan, nan, nan, nan, nan, 0, TEST, model, "chance", text)
+        return Finding(name, nan, nan, nan, nan, nan, 0, test, model, "chance", text)
     numbers = found.difference, found.ci_low, found.ci_high, found.p, found.p_min
-    return Finding(name, *numbers, found.n_blocks, TEST, model, "chance", text)
+    return Finding(name, *numbers, found.n_blocks, test, model, "chance", text)
 
 
-def say_rank(found: Contrast | None) -> str:
+def say_rank(found: Contrast | None, test: str = TEST) -> str:
     """Return a mean rank with its distance from chance, in words."""
     assert found, "nothing was ranked"
+    tested = "sign-flip test over" if test == TEST else "t-test over models and"
     return (
         f"a mean relative rank of {CHANCE + found.difference:.3f} ({found.difference:+.3f} from "
-        f"chance, {interval(found.ci_low, found.ci_high)}, {spell_p(found.p)}, sign-flip test over "
+        f"chance, {interval(found.ci_low, found.ci_high)}, {spell_p(found.p)}, {tested} "
         f"{found.n_blocks} blocks)"
     )
 
 
-def say_control(found: Contrast | None, settings: EvaluationConfig) -> str:
-    """Return in words whether a model that can have learnt nothing ranks as it should."""
-    assert found, "nothing was ranked"
+def say_control(found: Contrast, settings: EvaluationConfig, test: str) -> str:
+    """Return in words whether models that can have learnt nothing rank as they should."""
+    verdict = judge(found, settings)
+    if test == TEST and verdict in ("better", "worse"):
+        return (
+            "That is not chance, but this is one model, which may lean to one side by luck: train "
+            "from more seeds."
+        )
     return {
         "chance": "No difference from chance was found, as it should be.",
         "unknown": "There are too few blocks of test windows to tell this from chance.",
@@ -85,7 +108,7 @@ def say_control(found: Contrast | None, settings: EvaluationConfig) -> str:
             "the windows apart, and the model's own rank may come from it, too."
         ),
         "worse": "That is worse than chance, which must not be: train from more seeds.",
-    }[judge(found, settings)]
+    }[verdict]
 
 
 def say_matched(found: Contrast, check: Contrast, settings: EvaluationConfig) -> str:
