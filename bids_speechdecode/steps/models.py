@@ -56,8 +56,6 @@ def model_signature(
     context: Context, role: str, settings: dict[str, Any], parents: tuple[str, ...] = ()
 ) -> str:
     """Return the signature of what is trained on a role's training and validation windows."""
-    recordings = [r for r in context.plan.recordings if r.role == role]
-    signals = [signature_of(p) for r in recordings for p in context.preprocessed(r).values()]
     return signature(
         "train",
         VERSION,
@@ -69,13 +67,17 @@ def model_signature(
             "seed": context.config.run.seed,
             "precision": context.config.run.precision,
         },
-        [*signals, *_feature_signatures(context, role), *parents],
+        [*pair_signatures(context, role), *parents],
     )
 
 
-def _feature_signatures(context: Context, role: str) -> list[str]:
+def pair_signatures(context: Context, role: str) -> list[str]:
+    """Return the signatures of the signals and of the targets of a role."""
+    recordings = [r for r in context.plan.recordings if r.role == role]
+    signals = [signature_of(p) for r in recordings for p in context.preprocessed(r).values()]
     groups = group_by_audio(context).values()
-    return [feature_file(context, g)[1] for g in groups if any(p.role == role for p in g)]
+    targets = [feature_file(context, g)[1] for g in groups if any(p.role == role for p in g)]
+    return [*signals, *targets]
 
 
 def is_current(context: Context, path: Path, key: str) -> bool:

@@ -39,12 +39,12 @@ from bids_speechdecode.steps.finetune import (
     load_joint,
     load_task,
 )
-from bids_speechdecode.steps.models import read_model
+from bids_speechdecode.steps.models import pair_signatures, read_model
 from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN
 from bids_speechdecode.steps.pretrain import fit_pretraining, pretraining_signature
 from bids_speechdecode.steps.words import keep_spoken
 
-VERSION = 2
+VERSION = 3
 
 
 class BusyError(Exception):
@@ -190,7 +190,7 @@ def score_of(context: Context, cell: Cell) -> tuple[Path, str]:
         "seed": context.config.run.seed,
         "target": asdict(varied.config.target),
     }
-    key = signature("experiment", VERSION, settings, [model])
+    key = signature("experiment", VERSION, settings, [model, *pair_signatures(varied, cell.role)])
     return context.experiment_file(f"{cell.training.condition}{key[:12]}", "scores", ".npy"), key
 
 
