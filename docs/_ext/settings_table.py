@@ -277,7 +277,7 @@ MEANING: dict[str, tuple[str, str]] = {
     "FmriConfig.n_seeds": ("How often each model is tuned, with seeds of its own.", REVIEWS),
     "FmriConfig.amounts": ("Shares of the training stories, one model each.", OURS),
     "ExperimentConfig.names": (
-        "Experiments to make: `scaling`, `finetune-size`, or `all`; none by default.",
+        "Experiments to make by name, or `all` that can be made.",
         OURS,
     ),
     "ExperimentConfig.seeds": ("Trainings of every model, with seeds of their own.", OURS),
