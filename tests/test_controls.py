@@ -198,7 +198,7 @@ def test_more_than_loudness_is_claimed_without_loudness_alone() -> None:
     assert judge(better, SETTINGS) == "better"
     assert judge(few, SETTINGS) == "unknown"
     assert "rank without loudness" in say_matched(better, chance, SETTINGS)
-    assert "more in the sound" in say_without(better, SETTINGS)
+    assert "What remains is more" in say_without(better, SETTINGS)
     assert "No more than loudness" in say_without(chance, SETTINGS)
     assert "may be loudness" in say_matched(better, better, SETTINGS)
     assert "no more than loudness" in say_matched(chance, chance, SETTINGS)

@@ -17,7 +17,7 @@ SIZES = {
     "ambient_runs": 0,
     "audiobook_minutes": 40.0,
     "chapters": 2,
-    "best_correlation": 0.3,
+    "best_correlation": 0.6,
 }
 SETTINGS = """
 [inputs]
@@ -71,18 +71,21 @@ def test_loudness_is_exposed(loud: tuple[pd.DataFrame, list[str]]) -> None:
     assert findings.loc["the model", "effect"] < -0.1
     assert findings.loc["the model", "p"] <= 0.05
     assert findings.loc["loudness alone", "p"] <= 0.05
-    assert abs(findings.loc["without loudness", "effect"]) < 0.05
-    assert findings.loc["without loudness", "p"] > 0.01
-    assert any("No more than loudness was found" in sentence for sentence in text)
+    # Levels and squares take out nearly all; what a target makes of them otherwise stays.
+    remains = findings.loc["without loudness", "effect"] / findings.loc["the model", "effect"]
+    assert remains < 0.1
+    assert any("may be loudness" in sentence for sentence in text)
 
 
 @pytest.mark.slow
-def test_spectrum_remains(plain: tuple[pd.DataFrame, list[str]]) -> None:
+def test_spectrum_remains(
+    loud: tuple[pd.DataFrame, list[str]], plain: tuple[pd.DataFrame, list[str]]
+) -> None:
     """Contacts that follow the spectrum, too: some of the rank is more than loudness."""
     findings, text = plain
-    assert findings.loc["without loudness", "effect"] < 0
     assert findings.loc["without loudness", "p"] <= 0.05
-    assert any("more in the sound than" in sentence for sentence in text)
+    assert findings.loc["without loudness", "ci_high"] < loud[0].loc["without loudness", "ci_low"]
+    assert any("What remains is more than" in sentence for sentence in text)
 
 
 @pytest.mark.slow

@@ -143,7 +143,10 @@ def say_without(found: Contrast | None, settings: EvaluationConfig) -> str:
     """Return what the rank means that candidates have without what loudness predicts of them."""
     assert found, "nothing was ranked"
     return {
-        "better": "The model finds more in the sound than the course of its loudness.",
+        "better": (
+            "What remains is more than these levels and their squares predict; where it is a small "
+            "part, it may still be loudness that a target follows in another way."
+        ),
         "chance": "No more than loudness was found.",
         "worse": "No more than loudness was found.",
         "unknown": "There are too few blocks of test windows to tell what remains.",
