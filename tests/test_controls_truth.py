@@ -18,6 +18,7 @@ SIZES = {
     "audiobook_minutes": 40.0,
     "chapters": 2,
     "best_correlation": 0.6,
+    "seed": 7,
 }
 SETTINGS = """
 [inputs]

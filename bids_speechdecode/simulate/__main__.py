@@ -69,7 +69,7 @@ def _options(command: Any) -> Any:
             option = click.option(name, type=click.Choice(FORMATS), help="of the recordings")
         else:
             kind = type(field.default)
-            flag = {"is_flag": True, "default": None} if kind is bool else {}
+            flag: dict[str, Any] = {"is_flag": True, "default": None} if kind is bool else {}
             option = click.option(name, type=kind, help=_HELP[field.name], **flag)
         command = option(command)
     return command
