@@ -396,7 +396,7 @@ def override(
     """Return `config` with some values replaced, checked and converted.
 
     Naming another kind of target also replaces a model and a layer that were the old kind's
-    default; naming ``energy`` also asks for frames.
+    default. To name ``energy`` is to ask for frames, to leave it is to ask for the mean.
 
     Parameters
     ----------
@@ -421,8 +421,6 @@ def override(
     'mel'
     """
     changes = _follow_target(config, changes)
-    if changes.get("target.name") == "energy":
-        changes = {"target.pooling": "frames", **changes}
     values: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         section, key, hint = _find(name, where)
@@ -488,13 +486,17 @@ _PREFIXES = {
 
 
 def _follow_target(config: Config, changes: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Add the new target's default model and layer, where the old ones were defaults too."""
+    """Add what goes along with the new target: its default model and layer, its pooling."""
     old, name = config.target, changes.get("target.name", "")
     model, layer = DEFAULT_MODELS[old.name]
-    known = isinstance(name, str) and name in DEFAULT_MODELS
-    if not known or old.model != model:
+    if not isinstance(name, str) or name not in DEFAULT_MODELS:
         return changes
-    filled: dict[str, Any] = {"target.model": DEFAULT_MODELS[name][0]}
+    filled: dict[str, Any] = {}
+    if "energy" in (old.name, name) and old.name != name:
+        filled["target.pooling"] = "frames" if name == "energy" else "mean"
+    if old.model != model:
+        return {**filled, **changes}
+    filled["target.model"] = DEFAULT_MODELS[name][0]
     if old.layer == layer:
         filled["target.layer"] = DEFAULT_MODELS[name][1]
     return {**filled, **changes}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bids_speechdecode.bids.sidecars import read_table
+from bids_speechdecode.bids.sidecars import read_sidecar, read_table
 from bids_speechdecode.cli import main
 
 SETTINGS = """
@@ -60,9 +60,12 @@ def read(out: Path, desc: str) -> np.ndarray:
     return read_table(path)
 
 
+def folder_of(out: Path) -> Path:
+    return out / "experiments" / "sub-sim01"
+
+
 def models(out: Path) -> dict[str, int]:
-    folder = out / "experiments" / "sub-sim01"
-    return {p.name: p.stat().st_mtime_ns for p in folder.glob("*_model.safetensors")}
+    return {p.name: p.stat().st_mtime_ns for p in folder_of(out).glob("*_model.safetensors")}
 
 
 @pytest.mark.slow
@@ -89,10 +92,14 @@ def test_nothing_is_made_twice(
 @pytest.mark.slow
 def test_models_of_the_main_run_serve(made: Path) -> None:
     """The seed of the run and all data give the model that is there already."""
-    names = models(made)
-    table = read(made, "scaling")
-    ambient = table[(table["tested"] == "ambient")]
-    assert sum("pretrained" in name for name in names) == len(ambient) - 1
+
+    def signatures(folder: Path) -> set[str]:
+        return {str(read_sidecar(p)["Signature"]) for p in folder.glob("*_model.safetensors")}
+
+    main_run, experiments = signatures(made / "sub-sim01" / "ieeg"), signatures(folder_of(made))
+    assert len(main_run) == 6
+    assert len(experiments) == len(models(made))
+    assert not main_run & experiments
 
 
 @pytest.mark.slow
