@@ -62,16 +62,21 @@ demo-encoding: install
 		--task-label podcast --speech-model untuned tuned $(PAIR_OPTIONS)
 	$(BIN)/bids_speechdecode $(PAIR)/data $(PAIR)/derivatives group --analysis encoding
 
-# Two participants, four days and nights, responses that turn into others from day to day; few and short recordings.
+# Two participants, four days and nights, few and short recordings; responses are stronger than in the demo, so that few
+# epochs show something, and turn into others from day to day.
 GRID := $(DEMO)/grid
+GRID_RUN = $(BIN)/bids_speechdecode $(GRID)/data $(GRID)/derivatives
 GRID_OPTIONS ?= --config docs/experiments/demo.toml
+GRID_EACH = printf 'sim01\nsim02\n' | xargs -P 2 -I % $(GRID_RUN) participant --participant-label % --n-procs 1
 
 demo-experiments: install
 	test -d $(GRID)/data || $(BIN)/python -m bids_speechdecode.simulate $(GRID)/data --preset demo --days 4 \
-		--ambient-runs 3 --night-runs 1 --ambient-minutes 5 --audiobook-minutes 12 --response-drift 0.3
-	printf 'sim01\nsim02\n' | xargs -P 2 -I % $(BIN)/bids_speechdecode $(GRID)/data $(GRID)/derivatives \
-		participant --participant-label % --n-procs 1 --experiments all $(GRID_OPTIONS)
-	$(BIN)/bids_speechdecode $(GRID)/data $(GRID)/derivatives group $(GRID_OPTIONS)
+		--ambient-runs 3 --night-runs 1 --ambient-minutes 5 --audiobook-minutes 12 --best-correlation 0.25 \
+		--response-drift 0.3
+	$(GRID_EACH) --steps preprocess,features,select $(GRID_OPTIONS)
+	$(GRID_RUN) group --pool $(GRID_OPTIONS)
+	$(GRID_EACH) --experiments all $(GRID_OPTIONS)
+	$(GRID_RUN) group $(GRID_OPTIONS)
 
 # A warning is an error: a broken link, an option without a description, an example read otherwise.
 docs: install
