@@ -33,6 +33,7 @@ from bids_speechdecode.steps.experiments.remaining import (
     compare_chance,
     compare_models,
     drop_unranked,
+    judge,
     say_control,
     say_matched,
     say_rank,
@@ -228,7 +229,7 @@ def _say_unexplained(scores: _Scores) -> Finding:
     text = (
         f"With what the course of loudness predicts taken out of all candidates "
         f"({100 * max(share, 0.0):.0f}% of their variance) it had {say_rank(found)}. "
-        f"{say_remaining(within, scores.pick(OWN))} {say_without(found, scores.settings)}"
+        f"{_say_left(scores, within)} {say_without(found, scores.settings)}"
     )
     return against_chance("without loudness", "the model without loudness", found, text)
 
@@ -246,8 +247,17 @@ def _say_alike(scores: _Scores, view: str, alike: str, found: Contrast | None) -
     within = scores.pick_all(OWN, view)
     return (
         f"Among candidates of {alike} ({say_strata(within)}) it had {say_rank(found)}. "
-        f"{say_remaining(within, scores.pick(OWN))}"
+        f"{_say_left(scores, within)}"
     )
+
+
+def _say_left(scores: _Scores, within: Sequence[Scored]) -> str:
+    """Return what remains of the model's rank among all candidates, if it has one."""
+    own = scores.pick(OWN)
+    found = scores.test(own)
+    if found is None or judge(found, scores.settings) != "better":
+        return "Among all candidates the model was not told from chance: nothing could remain."
+    return say_remaining(within, own)
 
 
 def _say_spoken(scores: _Scores, model: str, tested: str, view: str) -> Finding:
