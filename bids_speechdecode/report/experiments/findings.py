@@ -48,6 +48,8 @@ def _draw_rows(axis: Axes, table: pd.DataFrame, own: pd.DataFrame | None) -> Non
         axis.plot([row["ci_low"], row["ci_high"]], [place, place], color=color)
         axis.plot(row["effect"], place, "D", color=color, markersize=5)
     axis.set_yticks(range(len(table)), [textwrap.fill(name, _LABEL) for name in table["name"]])
+    for label in axis.get_yticklabels():
+        label.set_multialignment("right")
     axis.set_ylim(len(table) - 0.4, -0.6)
 
 

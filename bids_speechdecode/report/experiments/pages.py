@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from bids_speechdecode.report.experiments.findings import draw_findings, signed
 from bids_speechdecode.report.experiments.pooled import POOLED
 from bids_speechdecode.report.experiments.shown import Shown, Tables
 from bids_speechdecode.report.experiments.transfer import TRANSFER
+from bids_speechdecode.report.figures import MINUS
 from bids_speechdecode.report.page import (
     Picture,
     Table,
@@ -28,6 +30,7 @@ from bids_speechdecode.report.page import (
     make_table,
     number,
     p_value,
+    readable,
     several,
 )
 
@@ -44,12 +47,12 @@ SHOWN: Mapping[str, Shown] = {
     "drift": DRIFT,
 }
 _OWN_CAPTION = (
-    "Effects in mean relative rank with their intervals; left of 0 is better, or what is named "
+    "Effects with their intervals. Of mean relative ranks, left of 0 is better, or what is named "
     "first."
 )
 _GROUP_CAPTION = (
-    "Effects in mean relative rank; left of 0 is better, or what is named first. Points: "
-    "participants; diamonds: mean over participants with its interval (none below three)."
+    "Of mean relative ranks, left of 0 is better, or what is named first. Points: participants; "
+    "diamonds: mean over participants with its interval (none below three)."
 )
 
 
@@ -115,10 +118,21 @@ def experiment_pages(
                 for figure_name, title, figure, caption in drawn
                 if figure is not None
             )
-            text = tuple(read_sidecar(path).get("Text", ()))
+            text = tuple(print_text(told) for told in read_sidecar(path).get("Text", ()))
             table = _models_table(tables[""], shown)
             pages.append(ExperimentPage(word, shown.title, text, pictures, table))
     return pages
+
+
+def print_text(text: str) -> str:
+    """Return a sentence of a sidecar as a page prints it.
+
+    Examples
+    --------
+    >>> print_text("p <= 0.05, interval -0.1 to 0.2, low-rank")
+    'p ≤ 0.05, interval −0.1 to 0.2, low-rank'
+    """
+    return re.sub(r"(?<![\w.])-(?=\d)", MINUS, readable(text))
 
 
 def _read_tables(path: Path, word: str) -> Tables:
@@ -193,7 +207,7 @@ def group_experiment_pages(root: Path, report: Path, simulated: bool) -> list[Ex
                 f"{several(own['participant'].nunique(), 'participant')}.",
             )
             text = tuple(
-                f"{_start(row['name'])}: {signed(row['effect'])}. {row['conclusion']}"
+                f"{_start(row['name'])}: {signed(row['effect'])}. {readable(row['conclusion'])}"
                 for row in table.to_dict("records")
             )
             pictures = ((picture, _GROUP_CAPTION),)

@@ -71,7 +71,7 @@ def draw_map(tables: Tables) -> Figure | None:
                 share = f" ({100 * table[f'pc{k}_variance'].iloc[0]:.0f}% of the variance)"
                 set_label(f"Component {k}{share}" if name == "pc" else f"UMAP {k}")
         figure.legend(
-            *figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3
+            *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3
         )
     return figure
 
