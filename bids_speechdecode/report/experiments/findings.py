@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -10,10 +11,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bids_speechdecode.report.figures import BLUE, GREY, MINUS, SKY, STYLE, VERMILION, WIDTH
+from bids_speechdecode.report.figures import (
+    BLUE,
+    GREY,
+    MINUS,
+    SKY,
+    STYLE,
+    VERMILION,
+    WIDTH,
+    plain,
+)
 
 _ROW = 0.36  # inches
 _LABEL = 38  # characters of a row's name on one line
+_LINE = 0.36  # of a row, between the lines of its name
 _LABELS = {"relative rank": "Change of mean relative rank (left: better)"}
 
 
@@ -47,10 +58,21 @@ def _draw_rows(axis: Axes, table: pd.DataFrame, own: pd.DataFrame | None) -> Non
             axis.plot(effects, np.full(len(effects), place), "o", color=SKY, markersize=4)
         axis.plot([row["ci_low"], row["ci_high"]], [place, place], color=color)
         axis.plot(row["effect"], place, "D", color=color, markersize=5)
-    axis.set_yticks(range(len(table)), [textwrap.fill(name, _LABEL) for name in table["name"]])
-    for label in axis.get_yticklabels():
-        label.set_multialignment("right")
-    axis.set_ylim(len(table) - 0.4, -0.6)
+    _name_rows(axis, list(table["name"]))
+
+
+def _name_rows(axis: Axes, names: Sequence[str]) -> None:
+    """Give each row its name, on several lines where it is long."""
+    # A tick a line: an SVG viewer with another font would not set the lines of one label flush.
+    places: list[float] = []
+    lines: list[str] = []
+    for row, name in enumerate(names):
+        parts = textwrap.wrap(plain(name), _LABEL)
+        places += [row + _LINE * (k - (len(parts) - 1) / 2) for k in range(len(parts))]
+        lines += parts
+    axis.set_yticks(places, lines)
+    axis.tick_params(axis="y", length=0)
+    axis.set_ylim(len(names) - 0.4, -0.6)
 
 
 def signed(value: float) -> str:
