@@ -15,8 +15,22 @@ from bids_speechdecode.simulate.participant import Participant
 from bids_speechdecode.simulate.playback import Spoken
 from bids_speechdecode.simulate.sidecars import write_json, write_tsv
 
-DIMENSIONS = 16  # of the vector that a word stands for
-SHORTEST = 4  # letters of a word that means something: "the" and "and" do not
+# What words of the simulated stories are about; others are about nothing.
+TOPICS = {
+    "sea": "captain sailor ferryman fisherman harbour lighthouse island beach compass pebble river "
+    "salty",
+    "music": "violinist singer violin piano theatre bells",
+    "craft": "carpenter locksmith watchmaker weaver apprentice ladder hammer workshop wooden "
+    "repaired polished repair mirror clock",
+    "home": "kettle kitchen teapot jar bottle blanket curtain drawer candle cellar attic "
+    "grandmother baker bakery basket scarf",
+    "country": "gardener beekeeper garden orchard forest meadow vineyard mountain field farmer "
+    "shepherd miller feather valley village",
+    "paper": "teacher librarian notebook letter museum map telescope painting painter inspector "
+    "library postman",
+}
+_TOPIC_OF = {word: k for k, words in enumerate(TOPICS.values()) for word in words.split()}
+DIMENSIONS = len(TOPICS)  # of what a word is about
 LATENCY = 0.3  # seconds from a word to the response to its meaning
 HELD = 1.0  # seconds for which a word is held in mind with those that follow
 
@@ -61,13 +75,14 @@ def write_words(sound: Path, spoken: Sequence[Spoken]) -> None:
 
 
 def vector_of(word: str) -> np.ndarray:
-    """Return what a word stands for, shape (DIMENSIONS,); in every dataset the same.
-
-    Standard normal numbers, drawn from the letters; 0 for short words.
-    """
-    if len(word) < SHORTEST:
-        return np.zeros(DIMENSIONS)
-    return np.random.default_rng(list(word.lower().encode())).standard_normal(DIMENSIONS)
+    """Return what a word is about, shape (DIMENSIONS,): 1 for its topic, in singular or plural."""
+    vector = np.zeros(DIMENSIONS)
+    word = word.lower()
+    for form in (word, word[:-1], word[:-2], word[:-3] + "y", word.replace("men", "man")):
+        if form in _TOPIC_OF:
+            vector[_TOPIC_OF[form]] = 1.0
+            break
+    return vector
 
 
 def meaning_course(spoken: Sequence[Spoken], n_frames: int) -> np.ndarray:
