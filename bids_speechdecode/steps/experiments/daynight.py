@@ -18,6 +18,7 @@ from bids_speechdecode.steps.experiments.findings import (
     Finding,
     Found,
     contrast,
+    require_ambient,
     unknown,
 )
 from bids_speechdecode.steps.experiments.scaling import seeds
@@ -68,13 +69,7 @@ def _require_hours(context: Context) -> None:
         )
 
     pieces = context.plan.select(PRETRAIN)
-    if not pieces:
-        raise refuse(
-            "needs ambient recordings",
-            "a pretraining task",
-            "--pretrain-task none",
-            "leave that option out, or choose other experiments",
-        )
+    require_ambient(context, "day-night")
     starts = recording_starts(context.plan)
     if any(np.isnan(starts[piece.recording].hour) for piece in pieces):
         raise refuse(

@@ -10,6 +10,7 @@ import numpy as np
 from bids_speechdecode.decoding.strata import SMALLEST
 from bids_speechdecode.errors import MissingInputError
 from bids_speechdecode.steps.context import Context
+from bids_speechdecode.steps.experiments.findings import require_ambient
 from bids_speechdecode.steps.experiments.recalibration import FEWEST, early_starts
 from bids_speechdecode.steps.experiments.subsets import ALL, Subset, take
 from bids_speechdecode.steps.experiments.times import Start, recording_starts
@@ -58,13 +59,7 @@ def choose_days(context: Context) -> Days:
         There is no pretraining, or it has fewer than three days.
     """
     plan = context.plan
-    if not plan.select(PRETRAIN):
-        raise MissingInputError(
-            "experiment 'drift' needs ambient recordings",
-            expected="a pretraining task",
-            found="--pretrain-task none",
-            fix="leave that option out, or choose other experiments",
-        )
+    require_ambient(context, "drift")
     counts = {split: count_by_day(plan, split) for split in ("train", "val", "test")}
     every = sorted(set().union(*counts.values()))
     if len(every) < FEWEST_DAYS:

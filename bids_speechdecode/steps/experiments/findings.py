@@ -13,8 +13,11 @@ import pandas as pd
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.decoding.evaluation import compare_ranks
 from bids_speechdecode.decoding.scaling import ScalingLaw
+from bids_speechdecode.errors import MissingInputError
 from bids_speechdecode.group.experiments import RANK
+from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.experiments.cells import Cell, Scored
+from bids_speechdecode.steps.plan import PRETRAIN
 
 Factors = Mapping[str, Any]
 
@@ -97,6 +100,23 @@ class Experiment:
     analyse: Callable[[Sequence[tuple[Factors, Scored]]], Found]
     version: int = 1
     inputs: Callable[[], Sequence[str]] = tuple
+
+
+def require_ambient(context: Context, name: str) -> None:
+    """Raise unless there are recordings to pretrain on.
+
+    Raises
+    ------
+    MissingInputError
+        There are none.
+    """
+    if not context.plan.select(PRETRAIN):
+        raise MissingInputError(
+            f"experiment {name!r} needs ambient recordings",
+            expected="a pretraining task",
+            found="--pretrain-task none",
+            fix="leave that option out, or choose other experiments",
+        )
 
 
 def tabulate(results: Sequence[tuple[Factors, Scored]]) -> pd.DataFrame:

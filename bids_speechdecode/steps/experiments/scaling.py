@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bids_speechdecode.decoding.scaling import fit_scaling
-from bids_speechdecode.errors import MissingInputError
 from bids_speechdecode.steps.context import FINETUNED, PRETRAINED, TASK_ONLY, Context
 from bids_speechdecode.steps.experiments.cells import Cell, Scored, Training, vary
 from bids_speechdecode.steps.experiments.findings import (
@@ -17,6 +16,7 @@ from bids_speechdecode.steps.experiments.findings import (
     Found,
     contrast,
     from_law,
+    require_ambient,
 )
 from bids_speechdecode.steps.experiments.subsets import Subset, count_windows
 from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN
@@ -45,13 +45,7 @@ def scaling(context: Context) -> Experiment:
     MissingInputError
         There is no pretraining.
     """
-    if not context.plan.select(PRETRAIN):
-        raise MissingInputError(
-            "experiment 'scaling' needs ambient recordings",
-            expected="a pretraining task",
-            found="--pretrain-task none",
-            fix="leave that option out, or choose other experiments",
-        )
+    require_ambient(context, "scaling")
     ambient, task = context.plan.versions(PRETRAIN)[0], context.plan.versions(FINETUNE)[0]
     cells: dict[Cell, Factors] = {}
     for seed in seeds(context):

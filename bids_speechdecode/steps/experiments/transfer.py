@@ -18,7 +18,6 @@ from bids_speechdecode.bids.sidecars import read_sidecar, signature
 from bids_speechdecode.config import EvaluationConfig
 from bids_speechdecode.decoding.evaluation import CHANCE, compare_ranks
 from bids_speechdecode.decoding.shift import FEWEST_BLOCKS
-from bids_speechdecode.errors import MissingInputError
 from bids_speechdecode.steps.context import (
     PRETRAINED,
     Context,
@@ -34,6 +33,7 @@ from bids_speechdecode.steps.experiments.findings import (
     contrast,
     interval,
     mean_ranks,
+    require_ambient,
     spell_p,
     unknown,
 )
@@ -69,13 +69,7 @@ def zero_shot(context: Context) -> Experiment:
     MissingInputError
         There is no pretraining.
     """
-    if not context.plan.select(PRETRAIN):
-        raise MissingInputError(
-            "experiment 'zero-shot' needs ambient recordings",
-            expected="a pretraining task",
-            found="--pretrain-task none",
-            fix="leave that option out, or choose other experiments",
-        )
+    require_ambient(context, "zero-shot")
     cells: dict[Cell, Factors] = {}
     for seed in seeds(context):
         model = Training(PRETRAINED, seed)
