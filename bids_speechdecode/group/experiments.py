@@ -20,7 +20,7 @@ from bids_speechdecode.group.statistics import (
     measure_over_participants,
 )
 
-VERSION = 1
+VERSION = 2
 RANK = "relative rank"  # unit of effects of which the negative is better
 Sources = Mapping[str, Path]  # of each participant, "sub-01"
 _WORDS = {"zero-shot": "transfer"}  # files of the condition "zeroshot" have that word already
@@ -66,7 +66,8 @@ def summarise_findings(
         if not len(known):
             continue
         result = _test(str(name), known, settings, rng)
-        rows.append({"name": name, "unit": known["unit"].iloc[0], **asdict(result)})
+        same = known[["unit", "aside"]].iloc[0].to_dict()
+        rows.append({"name": name, **same, **asdict(result)})
     return pd.DataFrame(rows).rename(columns={"mean": "effect"})
 
 

@@ -32,6 +32,7 @@ from bids_speechdecode.report.page import (
     p_value,
     readable,
     several,
+    share_sentences,
 )
 
 # By the word of the file names, in the order of the page.
@@ -63,8 +64,12 @@ class ExperimentPage:
     Attributes
     ----------
     name, title : str
-    text : tuple of str
-        What was found, a sentence each.
+    results : str
+        The paragraph of results.
+    others : tuple of str
+        Findings that are not in it.
+    notes : str
+        What was left out, and why.
     pictures : tuple of (Picture, str)
         Each with its caption.
     table : Table
@@ -73,7 +78,9 @@ class ExperimentPage:
 
     name: str
     title: str
-    text: tuple[str, ...]
+    results: str
+    others: tuple[str, ...]
+    notes: str
     pictures: tuple[tuple[Picture, str], ...]
     table: Table
 
@@ -118,10 +125,31 @@ def experiment_pages(
                 for figure_name, title, figure, caption in drawn
                 if figure is not None
             )
-            text = tuple(print_text(told) for told in read_sidecar(path).get("Text", ()))
-            table = _models_table(tables[""], shown)
-            pages.append(ExperimentPage(word, shown.title, text, pictures, table))
+            findings = tables["Findings"].to_dict("records")
+            told = {row["text"] for row in findings}
+            notes = [note for note in read_sidecar(path).get("Text", ()) if note not in told]
+            texts = [row["text"] for row in findings]
+            page = _tell(findings, [print_text(text) for text in texts])
+            pages.append(
+                ExperimentPage(
+                    word,
+                    shown.title,
+                    *page,
+                    print_text(" ".join(notes)),
+                    pictures,
+                    _models_table(tables[""], shown),
+                )
+            )
     return pages
+
+
+def _tell(
+    findings: Sequence[Mapping[Any, Any]], texts: Sequence[str]
+) -> tuple[str, tuple[str, ...]]:
+    """Return the paragraph of results, and what is not in it."""
+    pairs = list(zip(findings, texts, strict=True))
+    main = [text for finding, text in pairs if not finding["aside"]]
+    return " ".join(main), tuple(text for finding, text in pairs if finding["aside"])
 
 
 def print_text(text: str) -> str:
@@ -206,13 +234,31 @@ def group_experiment_pages(root: Path, report: Path, simulated: bool) -> list[Ex
                 f"{several(len(table), 'finding')} in "
                 f"{several(own['participant'].nunique(), 'participant')}.",
             )
-            text = tuple(
-                f"{_start(row['name'])}: {signed(row['effect'])}. {readable(row['conclusion'])}"
-                for row in table.to_dict("records")
+            rows = table.to_dict("records")
+            shared, own = share_sentences([readable(row["conclusion"]) for row in rows])
+            texts = [
+                f"{_start(row['name'])}: {signed(row['effect'])} ({_interval(row)}). {conclusion}"
+                for row, conclusion in zip(rows, own, strict=True)
+            ]
+            results, others = _tell(rows, texts)
+            pages.append(
+                ExperimentPage(
+                    word,
+                    shown.title,
+                    f"{shared} {results}".strip(),
+                    others,
+                    "",
+                    ((picture, _GROUP_CAPTION),),
+                    _group_table(table),
+                )
             )
-            pictures = ((picture, _GROUP_CAPTION),)
-            pages.append(ExperimentPage(word, shown.title, text, pictures, _group_table(table)))
     return pages
+
+
+def _interval(row: Mapping[Any, Any]) -> str:
+    """Return the interval of a finding over participants, in words."""
+    low, high = row["ci_low"], row["ci_high"]
+    return "no CI below three participants" if pd.isna(low) else f"CI {interval(low, high)}"
 
 
 def _start(name: str) -> str:

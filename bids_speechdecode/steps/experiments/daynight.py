@@ -137,7 +137,8 @@ def _say(context: Context, results: Results) -> Iterator[Finding]:
                 context.config.evaluation,
                 rng(),
             )
-            yield replace(found, text=f"{words[:1].upper()}{words[1:]}: {found.text}")
+            text = f"{words[:1].upper()}{words[1:]}: {found.text}"
+            yield replace(found, text=text, aside=arm == ALL_HOURS)
 
 
 def _pick(results: Results, tested: str, arm: str) -> list[Scored]:

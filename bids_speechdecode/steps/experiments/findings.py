@@ -44,6 +44,9 @@ class Finding:
     text : str
     unit : str
         Of the effect.
+    aside : bool
+        Whether it stands in the list of all findings alone, not in the paragraph of results: a
+        check of another finding, or one of many alike.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Finding:
     second: str
     text: str
     unit: str = RANK
+    aside: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ def contrast(
     """Return by how much the first models rank better than the second, on the same windows."""
     found = compare_ranks(mean_ranks(first), mean_ranks(second), first[0].blocks, settings, rng)
     text = (
-        f"With {words[0]} the mean relative rank was {_spell_change(found.difference)} than with "
+        f"With {words[0]} the mean relative rank was {_spell_change(found.difference)} with "
         f"{words[1]} ({interval(found.ci_low, found.ci_high)}, {spell_p(found.p)}, sign-flip test "
         f"over {found.n_blocks} blocks)."
     )
@@ -183,13 +187,15 @@ def contrast_gains(
     mine, other = (mean_ranks(pair[0]) - mean_ranks(pair[1]) for pair in (first, second))
     found = compare_ranks(mine, other, first[0][0].blocks, settings, rng)
     text = (
-        f"What pretraining changes in the mean relative rank is {_spell_change(found.difference)} "
-        f"with {words[0]} than with {words[1]} ({interval(found.ci_low, found.ci_high)}, "
-        f"{spell_p(found.p)}, sign-flip test over {found.n_blocks} blocks)."
+        f"What pretraining changes in the mean relative rank with {words[0]} was "
+        f"{_spell_change(found.difference)} with {words[1]} "
+        f"({interval(found.ci_low, found.ci_high)}, {spell_p(found.p)}, sign-flip test over "
+        f"{found.n_blocks} blocks)."
     )
     numbers = found.difference, found.ci_low, found.ci_high, found.p, found.p_min
     sides = f"pretraining with {words[0]}", f"pretraining with {words[1]}"
-    return Finding(name, *numbers, found.n_blocks, "sign-flip over blocks", *sides, text)
+    test = "sign-flip over blocks"
+    return Finding(name, *numbers, found.n_blocks, test, *sides, text, aside=True)
 
 
 def unknown(name: str, text: str) -> Finding:
@@ -203,18 +209,21 @@ def _spell_change(change: float) -> str:
 
     Examples
     --------
-    >>> _spell_change(-0.012)
-    '0.012 lower (better)'
+    >>> _spell_change(-0.012), _spell_change(0.0002)
+    ('0.012 lower (better) than', 'the same to three decimals as')
     """
-    return f"{abs(change):.3f} {'lower (better)' if change < 0 else 'higher (worse)'}"
+    if abs(change) < 0.0005:
+        return "the same to three decimals as"
+    return f"{abs(change):.3f} {'lower (better)' if change < 0 else 'higher (worse)'} than"
 
 
 def from_law(name: str, law: ScalingLaw, words: str) -> Finding:
     """Return what doubling the data brings."""
     text = (
-        f"With twice {words} the mean relative rank is {_spell_change(law.slope)} "
-        f"({interval(law.ci_low, law.ci_high)}, {spell_p(law.p)}; {law.n_models} models of "
-        f"{law.n_amounts} amounts). {_say_end(law)}"
+        f"With twice {words} the mean relative rank was {_spell_change(law.slope)} with the single "
+        f"amount ({interval(law.ci_low, law.ci_high)}, {spell_p(law.p)}, t-test over "
+        f"{law.n_models} models of {law.n_amounts} amounts and {law.n_blocks} blocks). "
+        f"{_say_end(law)}"
     )
     numbers = law.slope, law.ci_low, law.ci_high, law.p, float("nan")
     sides = f"more of {words}", f"less of {words}"
@@ -231,16 +240,16 @@ def _say_end(law: ScalingLaw) -> str:
 
 
 def interval(low: float, high: float, digits: int = 3) -> str:
-    """Return an interval in words.
+    """Return a confidence interval in words.
 
     Examples
     --------
     >>> interval(-0.02, -0.01)
-    'interval -0.020 to -0.010'
+    'CI -0.020 to -0.010'
     """
     if np.isnan(low):
-        return "no interval"
-    return f"interval {low:.{digits}f} to {high:.{digits}f}"
+        return "no CI"
+    return f"CI {low:.{digits}f} to {high:.{digits}f}"
 
 
 def spell_p(p: float) -> str:

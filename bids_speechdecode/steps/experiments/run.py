@@ -34,7 +34,7 @@ from bids_speechdecode.steps.experiments.transfer import zero_shot
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 MAKERS: dict[str, Callable[[Context], Experiment]] = {
     "scaling": scaling,
     "finetune-size": finetune_size,

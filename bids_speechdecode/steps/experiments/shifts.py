@@ -201,9 +201,9 @@ def say_shift(shift: Shift) -> Iterator[Finding]:
         f"components, less the bias of so few windows)."
     )
     numbers = far.value, far.ci_low, far.ci_high, far.p, far.p_min
-    yield Finding(
-        f"Fréchet distance of {between}", *numbers, apart.n_blocks, how, "", "", text, DISTANCE_UNIT
-    )
+    name = f"Fréchet distance of {between}"
+    sides, n_blocks = ("", ""), apart.n_blocks
+    yield Finding(name, *numbers, n_blocks, how, *sides, text, DISTANCE_UNIT, aside=True)
     if shift.explained:
         yield _say_explained(shift, between)
 
