@@ -66,8 +66,8 @@ def summarise_findings(
         if not len(known):
             continue
         result = _test(str(name), known, settings, rng)
-        same = known[["unit", "aside"]].iloc[0].to_dict()
-        rows.append({"name": name, **same, **asdict(result)})
+        unit, aside = (known[column].iloc[0] for column in ("unit", "aside"))
+        rows.append({"name": name, "unit": unit, "aside": aside, **asdict(result)})
     return pd.DataFrame(rows).rename(columns={"mean": "effect"})
 
 
