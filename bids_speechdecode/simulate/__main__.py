@@ -44,6 +44,8 @@ _HELP = {
     "meaning": "correlation of the best contact's response to what is said, beside that to sound",
     "response_drift": "radians a day by which responses turn into others",
     "offset_drift": "of a rhythm that changes over days, relative to the background",
+    "gain_drift": "of an electrode's gain from day to day, standard deviation of its logarithm",
+    "gain_swing": "of an electrode's gain within a recording, over minutes, in the same unit",
     "line_frequency": "of the mains, in hertz",
     "seed": "the same seed gives the same bytes",
 }

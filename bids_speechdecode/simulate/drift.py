@@ -1,8 +1,8 @@
-"""What changes from day to day, where that is asked for: how contacts respond, and their rhythm.
+"""What changes, where that is asked for: how contacts respond, their rhythm, and their gain.
 
-Gains wander in every simulated brain (`participant`). Beyond them responses may turn, day by day,
-into others, and a rhythm may grow in some contacts and fade in others. Both have random states of
-their own: without them everything is as it was.
+Gains wander from day to day in every simulated brain (`participant`). Beyond that responses may
+turn, day by day, into others, a rhythm may grow in some contacts and fade in others, and gains may
+swing within recordings. All have random states of their own: without them everything is as it was.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from bids_speechdecode.simulate.brain import Brain, draw_brain, respond
 from bids_speechdecode.simulate.settings import SimulationSettings
 
 RHYTHM_BAND = (8.0, 12.0)  # hertz
+SWING_PERIOD = 240.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -99,3 +100,23 @@ class Rhythm:
         white = self._rng.standard_normal((n, len(self._rms)), np.float32)
         filtered, self._state = sosfilt(self._sections, white, axis=0, zi=self._state)
         return filtered * self._rms
+
+
+@dataclass(frozen=True)
+class Swing:
+    """Gains ``exp(sqrt(2) s sin(2 pi (t / period + phase)))``, whose logarithm has deviation s.
+
+    Attributes
+    ----------
+    deviation : float
+    phase : array, shape (n_contacts,)
+        In periods.
+    """
+
+    deviation: float
+    phase: np.ndarray
+
+    def gains(self, time: np.ndarray) -> np.ndarray:
+        """Return the gains at times (s) of the recording, shape (n_times, n_contacts)."""
+        angle = 2 * np.pi * (time[:, None] / SWING_PERIOD + self.phase)
+        return np.exp(np.sqrt(2) * self.deviation * np.sin(angle))

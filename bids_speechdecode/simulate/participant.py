@@ -11,12 +11,12 @@ import numpy as np
 from bids_speechdecode.simulate.anatomy import draw_contacts
 from bids_speechdecode.simulate.background import SLOW_RMS, Background
 from bids_speechdecode.simulate.brain import FRAME_RATE, Brain, draw_brain, respond
-from bids_speechdecode.simulate.drift import Drift, Rhythm, draw_drift
+from bids_speechdecode.simulate.drift import Drift, Rhythm, Swing, draw_drift
 from bids_speechdecode.simulate.settings import SimulationSettings
 from bids_speechdecode.simulate.writers import open_writer
 from bids_speechdecode.timeline import ClockMap
 
-_GAIN_STEP = 0.08  # standard deviation of a day's change of the logarithm of a gain
+_GAIN_STEP = 0.08  # standard deviation of a day's change of the logarithm of a response's gain
 _BLOCK = 30.0  # seconds
 _ECG_UV = 400.0
 
@@ -85,8 +85,8 @@ def draw_participant(
         scale=rng.lognormal(0, 0.25, len(contacts)),
         spiking=_draw_spiking([contact.shaft for contact in contacts], rng),
         bad=tuple(int(i) for i in bad),
-        gains=_random_walk(settings.days, len(contacts), rng),
-        response_gains=_random_walk(settings.days, len(brain.auditory), rng),
+        gains=_random_walk(settings.days, len(contacts), settings.gain_drift, rng),
+        response_gains=_random_walk(settings.days, len(brain.auditory), _GAIN_STEP, rng),
         playback_ppm=float(np.round(rng.choice([-1, 1]) * rng.uniform(20, 50), 2)),
         microphone_ppm=float(np.round(rng.choice([-1, 1]) * rng.uniform(20, 50), 2)),
     )
@@ -107,9 +107,9 @@ def _draw_spiking(shafts: list[str], rng: np.random.Generator) -> np.ndarray:
     return spiking
 
 
-def _random_walk(n_days: int, n: int, rng: np.random.Generator) -> np.ndarray:
+def _random_walk(n_days: int, n: int, step: float, rng: np.random.Generator) -> np.ndarray:
     """Return gains that start at 1 and wander from day to day, shape (n_days + 1, n)."""
-    steps = rng.normal(0, _GAIN_STEP, (n_days + 1, n))
+    steps = rng.normal(0, step, (n_days + 1, n))
     steps[0] = 0
     return np.exp(np.cumsum(steps, axis=0))
 
@@ -156,6 +156,7 @@ def write_recording(
         for functions in participant.responses(int(start_day))
     )
     rhythm = _start_rhythm(participant, settings, start_day)
+    swing = _draw_swing(participant, settings, start_day)
     background = Background(
         brain.contacts,
         scale=participant.scale,
@@ -184,7 +185,10 @@ def write_recording(
                 signal[:, auditory] += response_gain * _interpolate(meaning, frames)
             if rhythm is not None:
                 signal += rhythm.make(len(time))
-            signal = background.add_electronics(signal * gain_at(participant.gains, day))
+            signal *= gain_at(participant.gains, day)
+            if swing is not None:
+                signal *= swing.gains(time)
+            signal = background.add_electronics(signal)
             writer.write(np.column_stack([signal, _electrocardiogram(time, beats)]))
 
 
@@ -195,9 +199,26 @@ def _start_rhythm(
     if participant.drift is None or not settings.offset_drift:
         return None
     day = min(int(start_day), settings.days - 1)
-    own = [settings.seed, *participant.label.encode(), 2, round(start_day * 86400)]
-    rng = np.random.default_rng(own)
+    rng = _own_state(participant, settings, start_day, 2)
     return Rhythm(participant.drift.rhythm[day], settings.sampling_rate, rng)
+
+
+def _draw_swing(
+    participant: Participant, settings: SimulationSettings, start_day: float
+) -> Swing | None:
+    """Return how gains swing within a recording; None if they do not."""
+    if not settings.gain_swing:
+        return None
+    rng = _own_state(participant, settings, start_day, 3)
+    return Swing(settings.gain_swing, rng.uniform(0, 1, len(participant.scale)))
+
+
+def _own_state(
+    participant: Participant, settings: SimulationSettings, start_day: float, what: int
+) -> np.random.Generator:
+    """Return a random state of a recording's own, so that all else is as it was without."""
+    own = [settings.seed, *participant.label.encode(), what, round(start_day * 86400)]
+    return np.random.default_rng(own)
 
 
 def slow_amplitude(participant: Participant) -> np.ndarray:

@@ -42,6 +42,10 @@ class SimulationSettings:
     # Of a rhythm that grows in half of the contacts and fades in the others: its largest rms, in
     # those of the background from 0.5 to 20 Hz.
     offset_drift: float = 0.0
+    # Standard deviation of a day's change of the logarithm of an electrode's gain.
+    gain_drift: float = 0.08
+    # The same of a gain within a recording, where it swings over minutes. 0: it does not.
+    gain_swing: float = 0.0
     line_frequency: float = 50.0
     format: Format = "brainvision"
     seed: int = 0
@@ -120,6 +124,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "meaning": (0, 0.9),
     "response_drift": (0, 3.2),
     "offset_drift": (0, 10),
+    "gain_drift": (0, 2),
+    "gain_swing": (0, 2),
     "line_frequency": (50, 60),
     "seed": (0, 2**63),
     "fmri_participants": (1, 99),
