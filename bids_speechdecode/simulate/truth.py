@@ -18,6 +18,18 @@ from bids_speechdecode.simulate.sidecars import contact_columns, write_json, wri
 from bids_speechdecode.simulate.words import Meaning
 
 
+# At their defaults they go unsaid.
+_UNTOLD = (
+    "loudness_only",
+    "meaning",
+    "night_runs",
+    "response_drift",
+    "offset_drift",
+    "gain_drift",
+    "gain_swing",
+)
+
+
 def truth_folder(root: Path) -> Path:
     """Return the folder of the truth within a simulated dataset."""
     return root / "sourcedata" / "simulation"
@@ -26,8 +38,8 @@ def truth_folder(root: Path) -> Path:
 def write_settings(root: Path, settings: SimulationSettings) -> None:
     """Write the settings and the definition of the drives."""
     told = dataclasses.asdict(settings)
-    for name in ("loudness_only", "meaning", "night_runs", "response_drift", "offset_drift"):
-        if not told[name]:
+    for name in _UNTOLD:
+        if told[name] == getattr(SimulationSettings, name):
             del told[name]
     content: dict[str, Any] = {
         "Settings": told,
