@@ -21,7 +21,8 @@ from bids_speechdecode.cli import main
 from bids_speechdecode.config import Config, TargetConfig, override
 from bids_speechdecode.errors import DataError, MissingInputError, UsageError
 from bids_speechdecode.simulate.playback import Spoken
-from bids_speechdecode.simulate.words import list_words, meaning_course
+from bids_speechdecode.simulate.sentences import SentenceWriter
+from bids_speechdecode.simulate.words import TOPICS, list_words, topic_course, topic_of
 from bids_speechdecode.steps.make_plan import plan_participant
 from bids_speechdecode.steps.plan import FINETUNE, ParticipantPlan, Piece
 from bids_speechdecode.steps.words import texts_of
@@ -314,12 +315,43 @@ def test_the_time_of_a_sentence_is_shared_out_by_letters() -> None:
     np.testing.assert_allclose([w.duration for w in words], [0.5, 0.25, 0.25])
 
 
-def test_meaning_does_not_say_whether_somebody_speaks(tiny_dataset: Path) -> None:
+def test_topics_are_of_words_that_are_said() -> None:
+    """A topic of words that nobody says would be followed by no response."""
+    writer = SentenceWriter(np.random.default_rng(0))
+    said = {
+        word.word.lower()
+        for _ in range(1500)
+        for word in list_words([Spoken(0, 1, "en", writer.write())])
+    }
+    every = [word for words in TOPICS.values() for word in words.split()]
+    assert len(set(every)) == len(every)
+    assert set(every) <= said
+    for k, words in enumerate(TOPICS.values()):
+        assert all(np.flatnonzero(topic_of(word)).tolist() == [k] for word in words.split())
+    assert topic_of("Compasses").tolist() == topic_of("harbours").tolist() == [1, 0, 0, 0, 0, 0]
+    assert not topic_of("the").any()
+
+
+def test_topics_are_held_for_a_second_and_a_half() -> None:
+    """A sentence about the sea and one about music: which is followed, and until when."""
+    told = [Spoken(2.0, 1.0, "en", "The sailor"), Spoken(6.0, 1.0, "en", "the violin")]
+    course = topic_course(told, 1000)
+    sea, music = course[:, 0], course[:, 1]
+    rises = course - course.mean(axis=1, keepdims=True)  # what they have in common goes
+    assert (rises[250:445, 0] > 0).all()
+    assert (rises[650:845, 1] > 0).all()
+    assert not rises[450:600].any()
+    assert sea[300] > music[300]
+    assert music[700] > sea[700]
+    assert not topic_course([Spoken(0.5, 1.0, "en", "The widow slept")], 300).any()
+
+
+def test_topics_do_not_say_whether_somebody_speaks(tiny_dataset: Path) -> None:
     """Otherwise a model could find by loudness what is said to be found by words alone."""
     truth = tiny_dataset / "sourcedata" / "simulation" / "sounds"
     told = pd.read_csv(truth / CHAPTER.replace("_words", "_sentences"), sep="\t")
     spoken = [Spoken(*row) for row in told.itertuples(index=False)]
-    course = meaning_course(spoken, 15000)
+    course = topic_course(spoken, 15000)
     is_spoken = np.zeros(15000)
     for s in spoken:
         is_spoken[round(100 * s.onset) : round(100 * (s.onset + s.duration))] = 1

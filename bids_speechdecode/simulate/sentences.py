@@ -46,7 +46,7 @@ _LINKS = _list("because although until before after while")
 _FEELINGS = _list("tired happy afraid late hungry surprised certain alone proud angry")
 
 
-def _plural(noun: str) -> str:
+def plural(noun: str) -> str:
     """Return the regular plural."""
     if noun.endswith("man"):
         return noun[:-2] + "en"
@@ -98,7 +98,7 @@ class SentenceWriter:
         elif form == 2:
             text = f"{self._clause()} {self._pick(_LINKS)} {self._clause()}."
         elif form == 3:
-            things = _plural(self._pick(_THINGS))
+            things = plural(self._pick(_THINGS))
             text = f"there were {self._pick(_NUMBERS)} {self._pick(_QUALITIES)} {things} {place}."
         elif form == 4:
             text = (
@@ -113,7 +113,7 @@ class SentenceWriter:
         elif form == 6:
             text = (
                 f"{self._pick(_PRESENT)} {self._noun(_THINGS)}, said {self._noun(_PEOPLE)}, "
-                f"and {self._pick(_PRESENT)} {self._pick(_NUMBERS)} {_plural(self._pick(_THINGS))}."
+                f"and {self._pick(_PRESENT)} {self._pick(_NUMBERS)} {plural(self._pick(_THINGS))}."
             )
         else:
             text = (

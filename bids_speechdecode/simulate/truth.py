@@ -15,8 +15,7 @@ from bids_speechdecode.simulate.participant import Participant, slow_amplitude
 from bids_speechdecode.simulate.playback import Spoken
 from bids_speechdecode.simulate.settings import SimulationSettings
 from bids_speechdecode.simulate.sidecars import contact_columns, write_json, write_tsv
-from bids_speechdecode.simulate.words import Meaning
-
+from bids_speechdecode.simulate.words import TOPICS, Meaning
 
 # At their defaults they go unsaid.
 _UNTOLD = (
@@ -66,11 +65,10 @@ def write_participant(root: Path, participant: Participant) -> None:
 
 
 def write_meaning(root: Path, participant: Participant, meaning: Meaning) -> None:
-    """Write the projection of words that each contact follows, one row a contact."""
+    """Write the mixture of topics that each contact follows, one row a contact."""
     stem = truth_folder(root) / f"sub-{participant.label}_simulated"
     names = [participant.brain.contacts[i].name for i in participant.brain.auditory]
-    columns = [f"dimension_{k + 1:02d}" for k in range(len(meaning.mixture))]
-    table = pd.DataFrame(meaning.mixture.T.round(6), columns=columns)
+    table = pd.DataFrame(meaning.mixture.T.round(6), columns=list(TOPICS))
     table.insert(0, "amplitude_uv", meaning.amplitude.round(5))
     table.insert(0, "name", names)
     write_tsv(_named(stem, "meaning.tsv"), table)

@@ -1,4 +1,4 @@
-"""The words of what is said: their times, and a meaning that contacts can follow."""
+"""The words of what is said: their times, and the topics that contacts can follow."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from bids_speechdecode.simulate.background import SLOW_RMS
 from bids_speechdecode.simulate.brain import FRAME_RATE
 from bids_speechdecode.simulate.participant import Participant
 from bids_speechdecode.simulate.playback import Spoken
+from bids_speechdecode.simulate.sentences import plural
 from bids_speechdecode.simulate.sidecars import write_json, write_tsv
 
-# What words of the simulated stories are about; others are about nothing.
+# What the words of the simulated sentences are about; all others are about nothing.
 TOPICS = {
     "sea": "captain sailor ferryman fisherman harbour lighthouse island beach compass pebble river "
     "salty",
@@ -29,10 +30,18 @@ TOPICS = {
     "paper": "teacher librarian notebook letter museum map telescope painting painter inspector "
     "library postman",
 }
-_TOPIC_OF = {word: k for k, words in enumerate(TOPICS.values()) for word in words.split()}
-DIMENSIONS = len(TOPICS)  # of what a word is about
-LATENCY = 0.3  # seconds from a word to the response to its meaning
-HELD = 1.0  # seconds for which a word is held in mind with those that follow
+_TOPIC_OF = {
+    form: k
+    for k, words in enumerate(TOPICS.values())
+    for word in words.split()
+    for form in (word, plural(word))
+}
+# Set once, by what is known of responses to meaning. They begin 0.2 to 0.5 s after a word (the
+# N400: Kutas & Federmeier 2011, doi:10.1146/annurev.psych.093008.131123).
+LATENCY = 0.3  # seconds
+# Contacts of the language network take together one, four or six words (Regev et al. 2024,
+# doi:10.1038/s41562-024-01944-2): four words of the narrator's 160 a minute.
+HELD = 1.5  # seconds for which a word counts
 
 _COLUMNS = {
     "onset": {"Description": "When the word begins in the sound", "Units": "s"},
@@ -74,33 +83,36 @@ def write_words(sound: Path, spoken: Sequence[Spoken]) -> None:
     write_json(sound.with_name(f"{sound.stem}_words.json"), _COLUMNS)
 
 
-def vector_of(word: str) -> np.ndarray:
-    """Return what a word is about, shape (DIMENSIONS,): 1 for its topic, in singular or plural."""
-    vector = np.zeros(DIMENSIONS)
-    word = word.lower()
-    for form in (word, word[:-1], word[:-2], word[:-3] + "y", word.replace("men", "man")):
-        if form in _TOPIC_OF:
-            vector[_TOPIC_OF[form]] = 1.0
-            break
+def topic_of(word: str) -> np.ndarray:
+    """Return what a word is about, shape (n_topics,): 1 for its topic, 0 for all others.
+
+    Examples
+    --------
+    >>> topic_of("Violins"), topic_of("the")
+    (array([0., 1., 0., 0., 0., 0.]), array([0., 0., 0., 0., 0., 0.]))
+    """
+    vector = np.zeros(len(TOPICS))
+    if word.lower() in _TOPIC_OF:
+        vector[_TOPIC_OF[word.lower()]] = 1.0
     return vector
 
 
-def meaning_course(spoken: Sequence[Spoken], n_frames: int) -> np.ndarray:
-    """Return what was said just now at each frame, shape (n_frames, DIMENSIONS), 100 Hz.
+def topic_course(spoken: Sequence[Spoken], n_frames: int) -> np.ndarray:
+    """Return what is talked about at each frame, shape (n_frames, n_topics), 100 Hz.
 
-    The sum of the vectors of what was said in the last second, of unit variance while somebody
-    speaks and 0 where nobody spoke. What all words have in common is taken away, so that the
-    course has no correlation with whether somebody speaks, and does not follow how loud it is.
+    For how long each topic was spoken of in the last 1.5 s, in units in which all of them together
+    have the variance 1 while somebody speaks. What all words have in common is taken away, so that
+    the course has no correlation with whether somebody speaks, and does not follow how loud it is.
     """
-    course = np.zeros((n_frames, DIMENSIONS))
+    course = np.zeros((n_frames, len(TOPICS)))
     is_spoken = np.zeros(n_frames)
     for word in list_words(spoken):
         ends = word.onset, word.onset + word.duration
         frames = slice(*(round(FRAME_RATE * end) for end in ends))
-        course[frames] = vector_of(word.word)
+        course[frames] = topic_of(word.word)
         is_spoken[frames] = 1.0
-    if not is_spoken.any():
-        return course
+    if not course.any():
+        return course  # nothing was said that is about something
     held, of_speech = _sum_of_last(course), _sum_of_last(is_spoken[:, None])
     contrast = is_spoken - is_spoken.mean()
     held -= of_speech * (contrast @ held) / (contrast @ of_speech)
@@ -108,7 +120,7 @@ def meaning_course(spoken: Sequence[Spoken], n_frames: int) -> np.ndarray:
 
 
 def _sum_of_last(course: np.ndarray) -> np.ndarray:
-    """Return at each frame the sum over what is held in mind: it and the frames before."""
+    """Return at each frame the sum over it and the frames before that still count."""
     n = round(HELD * FRAME_RATE)
     total = np.cumsum(np.concatenate([np.zeros((n, course.shape[1])), course]), axis=0)
     return total[n:] - total[:-n]
@@ -116,12 +128,12 @@ def _sum_of_last(course: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Meaning:
-    """How the auditory contacts of a participant follow what is said.
+    """How the auditory contacts of a participant follow what is talked about.
 
     Attributes
     ----------
-    mixture : array, shape (DIMENSIONS, n_auditory)
-        Columns of length 1: a response is a projection of the word's vector.
+    mixture : array, shape (n_topics, n_auditory)
+        Columns of length 1: how much each topic adds to the response of a contact.
     amplitude : array, shape (n_auditory,), µV
         Of a response of unit variance.
     """
@@ -132,26 +144,26 @@ class Meaning:
     def respond(self, spoken: Sequence[Spoken], n_frames: int) -> np.ndarray:
         """Return the response to what was said, shape (n_frames, n_auditory), µV, 100 Hz."""
         late = round(LATENCY * FRAME_RATE)
-        course = meaning_course(spoken, n_frames)
-        delayed = np.concatenate([np.zeros((late, DIMENSIONS)), course])[:n_frames]
+        course = topic_course(spoken, n_frames)
+        delayed = np.concatenate([np.zeros((late, len(TOPICS))), course])[:n_frames]
         return delayed @ self.mixture * self.amplitude
 
 
 def draw_meaning(participant: Participant, correlation: float, seed: int) -> Meaning:
-    """Return random projections, drawn apart from everything else of the participant.
+    """Return random mixtures of topics, drawn apart from everything else of the participant.
 
     Parameters
     ----------
     participant : Participant
     correlation : float
-        r of the contact that hears best: its response to words has the amplitude
+        r of the contact that hears best: its response to topics has the amplitude
         ``s r / sqrt(1 - r^2)``, s the background's rms from 0.5 to 20 Hz, as the response to
         sound has. That of other contacts falls with their weight.
     seed : int
     """
     brain = participant.brain
     rng = np.random.default_rng([seed, *participant.label.encode()])
-    mixture = rng.standard_normal((DIMENSIONS, len(brain.auditory)))
+    mixture = rng.standard_normal((len(TOPICS), len(brain.auditory)))
     weight = np.array([brain.contacts[i].weight for i in brain.auditory])
     r = correlation * weight
     scale = participant.scale[list(brain.auditory)]
