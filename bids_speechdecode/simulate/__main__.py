@@ -41,7 +41,7 @@ _HELP = {
     "repetition_time": "of the fMRI, in seconds (pair)",
     "voxels": "along each edge of the volume (pair)",
     "loudness_only": "contacts follow how loud it is and nothing else",
-    "meaning": "correlation of the best contact's response to what is said, beside that to sound",
+    "meaning": "of the best contact's response to the topics of the words, beside that to sound",
     "response_drift": "radians a day by which responses turn into others",
     "offset_drift": "of a rhythm that changes over days, relative to the background",
     "gain_drift": "of an electrode's gain from day to day, standard deviation of its logarithm",

@@ -35,7 +35,7 @@ class SimulationSettings:
     best_correlation: float = 0.15
     # Contacts follow how loud it is and nothing else: what a model decodes is loudness.
     loudness_only: bool = False
-    # Of the best contact's response to what the words mean with response plus background. 0: none.
+    # Of the best contact's response to the topics of the words with response plus background.
     meaning: float = 0.0
     # Radians a day by which the responses of all contacts turn into others.
     response_drift: float = 0.0
