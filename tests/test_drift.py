@@ -21,7 +21,12 @@ from bids_speechdecode.decoding.drift import (
     spread_folds,
 )
 from bids_speechdecode.decoding.orders import draw_orders
-from bids_speechdecode.decoding.standardise import standardise_sliding, standardise_together
+from bids_speechdecode.decoding.standardise import (
+    as_preprocessed,
+    match_level,
+    measure_level,
+    standardise_sliding,
+)
 from bids_speechdecode.decoding.wandering import describe_windows, share_between_days
 
 N_RECORDINGS, PER_RECORDING = 14, 20
@@ -271,15 +276,50 @@ def test_features_of_windows_know_noise_of_different_colour() -> None:
 
 
 def test_a_day_is_scaled_as_one() -> None:
+    """All recordings of a day by one factor: else it would be another scaling of each."""
     parts = [torch.randn(300, 3) * 2 + 5, torch.randn(500, 3) - 1]
-    whole = torch.cat(parts).double()
-    whole[:, 2] = 4.0
     for part in parts:
         part[:, 2] = 4.0
-    standardise_together(parts)
-    expected = (whole - whole.mean(0)) / whole.std(0, correction=0).clamp_min(1e-9)
+    whole = torch.cat(parts).double()
+    match_level(parts, as_preprocessed(3), 0)
+    expected = (whole - whole.mean(0)) / whole.std(0, correction=0).clamp_min(1e-9) / 1.349
     assert torch.allclose(torch.cat(parts).double(), expected, atol=1e-5)
     assert (torch.cat(parts)[:, 2] == 0).all()
+
+
+def test_a_day_that_is_like_training_is_left_as_it_is() -> None:
+    """Scaling that changes what needs none would pass for drift, or for a remedy."""
+    make = torch.Generator().manual_seed(0)
+    train = torch.randn(90000, 4, generator=make) * torch.tensor([1.0, 2.0, 0.5, 3.0])
+    day = torch.randn(90000, 4, generator=make) * torch.tensor([1.0, 2.0, 0.5, 6.0])
+    level, scaled = measure_level([train]), day.clone()
+    match_level([scaled], level, 2400)
+    factors = scaled.std(0) / day.std(0)
+    assert factors[:3] == pytest.approx([1, 1, 1], abs=0.02)
+    assert factors[3] == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_short_day_is_hardly_scaled() -> None:
+    """Ten seconds with one wave say nothing of a channel's variance."""
+    make = torch.Generator().manual_seed(0)
+    short, long = (torch.randn(n, 2, generator=make) for n in (400, 400000))
+    level, factors = measure_level([torch.randn(90000, 2, generator=make)]), []
+    for part in (short, long):
+        scaled = 3 * part
+        match_level([scaled], level, 2400)
+        factors.append(float(scaled.std() / (3 * part).std()))
+    n, prior, variance = 400, 2400, 9 * float(short.var())
+    assert factors[0] == pytest.approx(((n * variance + prior) / (n + prior)) ** -0.5, rel=0.03)
+    assert factors[1] == pytest.approx(1 / 3, rel=0.02)
+
+
+def test_a_channel_that_is_bad_in_a_recording_tells_nothing_of_the_day() -> None:
+    """It is zero there; the day would look half as loud, and its other half be made louder."""
+    whole = torch.randn(5000, 2, generator=torch.Generator().manual_seed(0))
+    flat = torch.zeros(5000, 2)
+    level = measure_level([whole, flat])
+    assert level.n.tolist() == [5000, 5000]
+    assert level.variance == pytest.approx(whole.double().var(0, correction=0))
 
 
 def test_sliding_knows_the_past_alone() -> None:

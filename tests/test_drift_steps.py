@@ -69,14 +69,26 @@ def test_every_remedy_changes_the_signature(plan: ParticipantPlan, changes: dict
     )
 
 
-def test_time_has_a_meaning_on_days_that_were_never_seen() -> None:
-    """It goes on over midnight: the same moment is the same numbers in both recordings."""
-    before = drift.time_columns(Start(0, 23.0), np.array([0.0, 7200.0]))
-    after = drift.time_columns(Start(1, 1.0), np.array([0.0]))
+def test_time_goes_on_over_midnight() -> None:
+    """The same moment is the same numbers in both recordings."""
+    known = (0.0, 9.0)
+    before = drift.time_columns(Start(0, 23.0), np.array([0.0, 7200.0]), known)
+    after = drift.time_columns(Start(1, 1.0), np.array([0.0]), known)
     assert before[1] == pytest.approx(after[0])
     assert before[1, 0] * 7 == pytest.approx(1 + 1 / 24)
-    unknown = drift.time_columns(Start(3, float("nan")), np.zeros(1))
+    unknown = drift.time_columns(Start(3, float("nan")), np.zeros(1), known)
     assert unknown.tolist() == [[3 / 7, 0.0, 0.0]]
+
+
+def test_days_that_no_model_has_seen_are_the_nearest_that_it_has(plan: ParticipantPlan) -> None:
+    """A number beyond those of training would make of every later day something new."""
+    known = drift.trained_days(Fake(plan, Config()))  # type: ignore[arg-type]
+    assert known == pytest.approx((23 / 24, 1 + 12 / 24 + 6900 / 86400))
+    late = drift.time_columns(STARTS["d"], np.array([0.0, 3600.0]), known)
+    assert (late[:, 0] == known[1] / 7).all()
+    assert late[0, 1] != late[1, 1]  # the hour goes on
+    blank = replace(plan, pieces=tuple(replace(p, usable=p.usable & False) for p in plan.pieces))
+    assert drift.trained_days(Fake(blank, Config())) == (0.0, 0.0)  # type: ignore[arg-type]
 
 
 def test_time_needs_channels_by_name() -> None:
@@ -112,8 +124,8 @@ def test_held_out_recordings_are_not_scaled_with_training(
     ours, theirs = prepared(torch.randn(200, 5)), prepared(100 * torch.randn(200, 5))
     assert torch.equal(ours["c"], theirs["c"])
     assert not torch.equal(ours["b"], theirs["b"])
-    assert ours["b"][:, :2].mean(0) == pytest.approx([0, 0], abs=1e-5)
-    assert ours["b"][0, 2:] == pytest.approx(drift.time_columns(STARTS["b"], np.zeros(1))[0])
+    known = drift.trained_days(Fake(plan, config))  # type: ignore[arg-type]
+    assert ours["b"][0, 2:] == pytest.approx(drift.time_columns(STARTS["b"], np.zeros(1), known)[0])
 
 
 def test_what_recalibration_sees_is_not_tested(plan: ParticipantPlan) -> None:

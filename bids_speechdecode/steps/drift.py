@@ -15,11 +15,20 @@ import torch
 
 from bids_speechdecode.config import DriftConfig
 from bids_speechdecode.decoding.adversarial import DayAdversary
-from bids_speechdecode.decoding.standardise import standardise_sliding, standardise_together
+from bids_speechdecode.decoding.standardise import (
+    Level,
+    as_preprocessed,
+    match_level,
+    measure_level,
+    standardise_sliding,
+)
 from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.experiments.times import Start, recording_starts
+from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN
 from bids_speechdecode.timeline import sample_at
 
+VERSION = 2  # of scaling by the day and of the time as an input
+PRIOR_MINUTES = 1.0  # of signal like the training recordings', beside what a day has
 WEEK = 7.0  # days; the unit of elapsed time
 TIME_COLUMNS = 3
 
@@ -36,7 +45,12 @@ def drift_settings(context: Context) -> dict[str, Any]:
     if not changed:
         return {}
     starts = {k: (s.day, str(s.hour)) for k, s in sorted(recording_starts(context.plan).items())}
-    return {"drift": changed, "starts": starts}
+    found: dict[str, Any] = {"drift": changed, "starts": starts}
+    if settings["normalise"] == "day":
+        found["scaled"] = VERSION
+    if settings["time_embedding"]:
+        found["time"] = [VERSION, *(round(day, 6) for day in trained_days(context))]
+    return found
 
 
 def n_time_columns(context: Context) -> int:
@@ -57,10 +71,11 @@ def prepare_signal(context: Context, parts: dict[str, torch.Tensor]) -> None:
     if settings.normalise != "none":
         _normalise(context, {k: v[:, : v.shape[1] - n_time] for k, v in parts.items()})
     if n_time:
-        starts = recording_starts(context.plan)
+        starts, known = recording_starts(context.plan), trained_days(context)
         for label, part in parts.items():
             seconds = np.arange(len(part)) / context.config.preprocess.rate
-            part[:, -n_time:] = torch.from_numpy(time_columns(starts[label], seconds)).to(part)
+            columns = time_columns(starts[label], seconds, known)
+            part[:, -n_time:] = torch.from_numpy(columns).to(part)
 
 
 def _normalise(context: Context, parts: dict[str, torch.Tensor]) -> None:
@@ -73,8 +88,47 @@ def _normalise(context: Context, parts: dict[str, torch.Tensor]) -> None:
     together: dict[Hashable, list[torch.Tensor]] = {}
     for label, part in parts.items():
         together.setdefault(_day_and_split(context, label), []).append(part)
+    level = _training_level(context, parts)
+    n_prior = 60 * PRIOR_MINUTES * context.config.preprocess.rate
     for some in together.values():
-        standardise_together(some)
+        match_level(some, level, n_prior)
+
+
+def _training_level(context: Context, parts: dict[str, torch.Tensor]) -> Level:
+    """Return the level of what is trained on; if none of it is there, that of preprocessing."""
+    trained = [parts[label] for label in sorted(_trained(context) & set(parts))]
+    return (
+        measure_level(trained) if trained else as_preprocessed(next(iter(parts.values())).shape[1])
+    )
+
+
+def _trained(context: Context) -> set[str]:
+    """Return the recordings with windows that are trained on."""
+    return {p.recording for p in context.plan.pieces if p.split == "train" and p.usable.any()}
+
+
+def trained_days(context: Context) -> tuple[float, float]:
+    """Return when the first and the last training window were, in days since the first midnight.
+
+    Of the ambient windows; where there are none, of the task's.
+    """
+    starts = recording_starts(context.plan)
+    for role in (PRETRAIN, FINETUNE):
+        moments = [
+            _elapsed(starts[p.recording], p.brain_starts[p.usable])
+            for p in context.plan.select(role, split="train")
+            if p.usable.any()
+        ]
+        if moments:
+            return min(float(m.min()) for m in moments), max(float(m.max()) for m in moments)
+    return 0.0, 0.0
+
+
+def _elapsed(start: Start, seconds: np.ndarray) -> np.ndarray:
+    """Return days since the midnight before the first recording; whole ones without an hour."""
+    if np.isnan(start.hour):
+        return np.full(len(seconds), float(start.day))
+    return start.day + (start.hour * 3600 + seconds) / 86400
 
 
 def _day_and_split(context: Context, label: str) -> Hashable:
@@ -87,10 +141,11 @@ def _day_and_split(context: Context, label: str) -> Hashable:
     return recording_starts(context.plan)[label].day, context.plan[label].role, splits
 
 
-def time_columns(start: Start, seconds: np.ndarray) -> np.ndarray:
+def time_columns(start: Start, seconds: np.ndarray, known: tuple[float, float]) -> np.ndarray:
     """Return what encoders read of the time: weeks since the first day, sine and cosine of the day.
 
-    Linear and periodic, so that they have a meaning on days on which no model was trained.
+    Before and after the training days, weeks stand still: what a model makes of a number that it
+    has not seen is arbitrary, and the nearest day that it knows is the best guess.
 
     Parameters
     ----------
@@ -98,16 +153,19 @@ def time_columns(start: Start, seconds: np.ndarray) -> np.ndarray:
         Of the recording; where the hour is not known, sine and cosine are 0.
     seconds : array, shape (n_times,)
         On the recording's clock.
+    known : (float, float)
+        First and last moment that was trained on, in days.
 
     Returns
     -------
     array, shape (n_times, 3)
     """
+    days = _elapsed(start, seconds)
+    weeks = days.clip(*known) / WEEK
     if np.isnan(start.hour):
-        return np.tile([start.day / WEEK, 0.0, 0.0], (len(seconds), 1))
-    days = start.day + (start.hour * 3600 + seconds) / 86400
+        return np.column_stack([weeks, np.zeros((len(seconds), 2))])
     angle = 2 * np.pi * days
-    return np.column_stack([days / WEEK, np.sin(angle), np.cos(angle)])
+    return np.column_stack([weeks, np.sin(angle), np.cos(angle)])
 
 
 def window_days(context: Context, table: pd.DataFrame) -> np.ndarray:
