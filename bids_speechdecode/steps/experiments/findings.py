@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from bids_speechdecode.config import EvaluationConfig
-from bids_speechdecode.decoding.evaluation import compare_ranks
+from bids_speechdecode.decoding.arms import compare_arms
+from bids_speechdecode.decoding.evaluation import Contrast, compare_ranks
 from bids_speechdecode.decoding.scaling import ScalingLaw
 from bids_speechdecode.errors import MissingInputError
 from bids_speechdecode.group.experiments import RANK
@@ -20,6 +21,7 @@ from bids_speechdecode.steps.experiments.cells import Cell, Scored
 from bids_speechdecode.steps.plan import PRETRAIN
 
 Factors = Mapping[str, Any]
+OVER_BLOCKS, OVER_MODELS = "sign-flip over blocks", "t over blocks and models"
 
 
 @dataclass(frozen=True)
@@ -161,14 +163,14 @@ def contrast(
     rng: np.random.Generator,
 ) -> Finding:
     """Return by how much the first models rank better than the second, on the same windows."""
-    found = compare_ranks(mean_ranks(first), mean_ranks(second), first[0].blocks, settings, rng)
+    found, test = _compare([first], [second], settings, rng)
     text = (
-        f"With {words[0]} the mean relative rank was {_spell_change(found.difference)} with "
-        f"{words[1]} ({interval(found.ci_low, found.ci_high)}, {spell_p(found.p)}, sign-flip test "
-        f"over {found.n_blocks} blocks)."
+        f"With {words[0]} the mean relative rank was {_spell_change(found.difference)} than with "
+        f"{words[1]} ({interval(found.ci_low, found.ci_high)}, {spell_p(found.p)}, "
+        f"{_spell_test(test, found)})."
     )
     numbers = found.difference, found.ci_low, found.ci_high, found.p, found.p_min
-    return Finding(name, *numbers, found.n_blocks, "sign-flip over blocks", *words, text)
+    return Finding(name, *numbers, found.n_blocks, test, *words, text)
 
 
 def contrast_gains(
@@ -184,18 +186,42 @@ def contrast_gains(
     Each is a pair: with pretraining, without. Ranks of other arms may have other targets; their
     windows and candidates are the same.
     """
-    mine, other = (mean_ranks(pair[0]) - mean_ranks(pair[1]) for pair in (first, second))
-    found = compare_ranks(mine, other, first[0][0].blocks, settings, rng)
+    found, test = _compare([first[0], second[1]], [first[1], second[0]], settings, rng)
     text = (
-        f"What pretraining changes in the mean relative rank with {words[0]} was "
-        f"{_spell_change(found.difference)} with {words[1]} "
-        f"({interval(found.ci_low, found.ci_high)}, {spell_p(found.p)}, sign-flip test over "
-        f"{found.n_blocks} blocks)."
+        f"What pretraining changes in the mean relative rank is {_spell_change(found.difference)} "
+        f"with {words[0]} than with {words[1]} ({interval(found.ci_low, found.ci_high)}, "
+        f"{spell_p(found.p)}, {_spell_test(test, found)})."
     )
     numbers = found.difference, found.ci_low, found.ci_high, found.p, found.p_min
     sides = f"pretraining with {words[0]}", f"pretraining with {words[1]}"
-    test = "sign-flip over blocks"
-    return Finding(name, *numbers, found.n_blocks, test, *sides, text, aside=True)
+    return Finding(name, *numbers, found.n_blocks, test, *sides, text)
+
+
+def _compare(
+    plus: Sequence[Sequence[Scored]],
+    minus: Sequence[Sequence[Scored]],
+    settings: EvaluationConfig,
+    rng: np.random.Generator,
+) -> tuple[Contrast, str]:
+    """Return the mean rank of some arms minus that of others, and the test.
+
+    Where an arm has a single model, only blocks can be resampled.
+    """
+    blocks = plus[0][0].blocks
+    if all(len(arm) > 1 for arm in (*plus, *minus)) and len(np.unique(blocks)) > 1:
+        one, other = ([np.stack([s.ranks for s in arm]) for arm in side] for side in (plus, minus))
+        return compare_arms(one, other, blocks, confidence=settings.confidence), OVER_MODELS
+    one_sum, other_sum = (np.sum([mean_ranks(a) for a in side], axis=0) for side in (plus, minus))
+    return compare_ranks(one_sum, other_sum, blocks, settings, rng), OVER_BLOCKS
+
+
+def _spell_test(test: str, found: Contrast) -> str:
+    if test == OVER_MODELS:
+        return f"t-test over models and {found.n_blocks} blocks"
+    return (
+        f"sign-flip test over {found.n_blocks} blocks; what another start of the training would "
+        "change is not known"
+    )
 
 
 def unknown(name: str, text: str) -> Finding:
@@ -227,7 +253,7 @@ def from_law(name: str, law: ScalingLaw, words: str) -> Finding:
     )
     numbers = law.slope, law.ci_low, law.ci_high, law.p, float("nan")
     sides = f"more of {words}", f"less of {words}"
-    return Finding(name, *numbers, law.n_blocks, "t over blocks and models", *sides, text)
+    return Finding(name, *numbers, law.n_blocks, OVER_MODELS, *sides, text)
 
 
 def _say_end(law: ScalingLaw) -> str:
