@@ -32,6 +32,18 @@ def simulate(
     return hours, models[:, None] + shared + own + tilt, blocks
 
 
+def test_three_models_do_not_make_a_gain() -> None:
+    """One degree of freedom, and models of much data that scatter more: chance must not pass."""
+    rng = np.random.default_rng(3)
+    blocks = np.repeat(np.arange(40), 2)
+    found = 0
+    for _ in range(300):
+        luck = np.array([0.01, 0.02, 0.03]) * rng.standard_normal(3)
+        ranks = luck[:, None] + 0.1 * rng.standard_normal((3, len(blocks)))
+        found += fit_scaling([1.0, 3.0, 10.0], 0.45 + ranks, blocks).p <= 0.05
+    assert found / 300 <= 0.075  # 97.5% quantile at a level of 0.05
+
+
 def fit_many(n: int, **how: object) -> list[ScalingLaw]:
     rng = np.random.default_rng(0)
     return [fit_scaling(*simulate(rng, **how)) for _ in range(n)]  # type: ignore[arg-type]

@@ -68,10 +68,13 @@ def fit_scaling(
     """Fit ``rank = level + slope * log2(hours)`` to models that ranked the same windows.
 
     The slope is linear in the ranks, ``sum_m w_m rank_m``; its variance is the sum of two: that
-    of its mean over blocks of windows (the models as they are), and that of least squares from the
-    scatter of the models' mean ranks around the line. What windows contribute to that scatter is
-    counted twice, so that the interval is rather too wide than too narrow. Student's t, degrees of
-    freedom after Satterthwaite (1946, doi:10.2307/3002019).
+    of its mean over blocks of windows (the models as they are), and that from the scatter of the
+    models' mean ranks around the line: of least squares, or with the residuals that models would
+    have had if they had been left out (HC3, MacKinnon and White 1985,
+    doi:10.1016/0304-4076(85)90158-7), whichever is larger, since models of much data may scatter
+    otherwise than those of little. What windows contribute to that scatter is counted twice, so
+    that the interval is rather too wide than too narrow. Student's t, degrees of freedom after
+    Satterthwaite (1946, doi:10.2307/3002019).
 
     Parameters
     ----------
@@ -102,7 +105,7 @@ def fit_scaling(
     slope = float(weights @ y)
     level = float(y.mean() - slope * x.mean())
     by_window, n_blocks = variance_over_blocks(weights @ ranks, blocks)
-    by_model = _variance_over_models(y - level - slope * x, weights)
+    by_model = _variance_over_models(y - level - slope * x, centred)
     low, high, p = infer(slope, [by_window, by_model], confidence)
     aicc, plateau = _compare_curves(x, y)
     return ScalingLaw(slope, level, low, high, p, n_amounts, len(hours), n_blocks, aicc, plateau)
@@ -118,11 +121,17 @@ def variance_over_blocks(values: np.ndarray, blocks: ArrayLike) -> tuple[tuple[f
     return (float(n / (n - 1) * (deviations @ deviations) / counts.sum() ** 2), n - 1), n
 
 
-def _variance_over_models(residuals: np.ndarray, weights: np.ndarray) -> tuple[float, int]:
-    freedom = len(residuals) - 2
+def _variance_over_models(residuals: np.ndarray, centred: np.ndarray) -> tuple[float, int]:
+    """Return variance and degrees of freedom of the slope from residuals of the models."""
+    n, squares = len(residuals), float(centred @ centred)
+    freedom = n - 2
     if freedom < 1:
         return float("nan"), 0
-    return float(residuals @ residuals / freedom * (weights @ weights)), freedom
+    left = 1 - 1 / n - centred**2 / squares  # 1 less the leverage
+    alone = left < 1e-9  # the line goes through it wherever it is
+    left_out = np.where(alone, 0.0, residuals / np.where(alone, 1.0, left))
+    by_least_squares = float(residuals @ residuals) / freedom / squares
+    return max(by_least_squares, float(((centred * left_out) ** 2).sum()) / squares**2), freedom
 
 
 def infer(
