@@ -63,6 +63,6 @@ def test_more_recordings_help_where_they_can(tmp_path: Path) -> None:
         tmp_path, "scaling", epochs=25, seeds=2, days=4, ambient_runs=2, ambient_minutes=6
     )
     table = findings(folder).set_index("name")
-    law = table.loc["ambient per doubling"]
+    law = table.loc["twice the recordings, held-out ambient speech"]
     assert law["effect"] < 0
     assert law["ci_high"] < 0

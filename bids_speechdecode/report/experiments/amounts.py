@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullLocator
 
 from bids_speechdecode.report.experiments.shown import FigureOf, Shown, Tables
 from bids_speechdecode.report.figures import (
@@ -44,7 +44,7 @@ def draw_scaling(tables: Tables) -> Figure:
             without = own.loc[own["hours"] == 0, "relative_rank"]
             if len(without):
                 axis.axhline(without.mean(), color=SKY, linestyle="--", zorder=1)
-            _finish(axis, title, "Hours of pretraining")
+            _finish(axis, own[own["hours"] > 0], title, "Hours of pretraining")
         axes[0].set_ylabel("Mean relative rank")
     return figure
 
@@ -60,7 +60,7 @@ def draw_finetune_size(tables: Tables) -> Figure:
         for arm, (label, color) in _ARMS.items():
             if (arms == arm).any():
                 _points(axis, minutes[arms == arm], color, label)
-        _finish(axis, "", "Minutes of the task in training")
+        _finish(axis, minutes, "", "Minutes of the task in training")
         axis.set_ylabel("Mean relative rank")
         axis.legend()
     return figure
@@ -75,11 +75,13 @@ def _points(axis: Axes, table: pd.DataFrame, color: str, label: str = "") -> Non
         axis.plot(2**ends, level + slope * ends, color=color, label=label or None, zorder=2)
 
 
-def _finish(axis: Axes, title: str, label: str) -> None:
+def _finish(axis: Axes, table: pd.DataFrame, title: str, label: str) -> None:
+    """Name the panel; a tick at each amount, since a decade of hours may hold all of them."""
     axis.axhline(CHANCE, color=GREY, linewidth=0.8, linestyle=":")
     axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    amounts = table.groupby("share")["hours"].mean()
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xticks(amounts, [f"{amount:.2g}" for amount in amounts])
     axis.set_title(title)
     axis.set_xlabel(label)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from bids_speechdecode.bids.sidecars import read_sidecar, read_table
+from bids_speechdecode.group.experiments import RANK
 from bids_speechdecode.report.experiments.amounts import FINETUNE_SIZE, SCALING
 from bids_speechdecode.report.experiments.arms import ENCODERS, TARGETS
 from bids_speechdecode.report.experiments.controls import CONTROLS
@@ -29,6 +30,7 @@ from bids_speechdecode.report.page import (
     interval,
     make_table,
     number,
+    p_phrase,
     p_value,
     readable,
     several,
@@ -235,12 +237,8 @@ def group_experiment_pages(root: Path, report: Path, simulated: bool) -> list[Ex
                 f"{several(own['participant'].nunique(), 'participant')}.",
             )
             rows = table.to_dict("records")
-            shared, own = share_sentences([readable(row["conclusion"]) for row in rows])
-            texts = [
-                f"{_start(row['name'])}: {signed(row['effect'])} ({_interval(row)}). {conclusion}"
-                for row, conclusion in zip(rows, own, strict=True)
-            ]
-            results, others = _tell(rows, texts)
+            shared = share_sentences([readable(row["conclusion"]) for row in rows])[0]
+            results, others = _tell(rows, [_say_mean(row) for row in rows])
             pages.append(
                 ExperimentPage(
                     word,
@@ -255,10 +253,18 @@ def group_experiment_pages(root: Path, report: Path, simulated: bool) -> list[Ex
     return pages
 
 
-def _interval(row: Mapping[Any, Any]) -> str:
-    """Return the interval of a finding over participants, in words."""
-    low, high = row["ci_low"], row["ci_high"]
-    return "no CI below three participants" if pd.isna(low) else f"CI {interval(low, high)}"
+def _say_mean(row: Mapping[Any, Any]) -> str:
+    """Return a finding over participants as a sentence."""
+    n, effect = int(row["n_participants"]), row["effect"]
+    if row["unit"] == RANK:
+        change, own = "lower (better)" if effect < 0 else "higher (worse)", "better"
+        mean = f"the mean relative rank was {number(abs(effect))} {change}"
+    else:
+        mean, own = f"{signed(effect)} ({row['unit']})", "above 0"
+    how = [f"n = {several(n, 'participant')}", f"{own} in {int(row['n_better'])} on their own"]
+    if not pd.isna(row["ci_low"]):
+        how = [f"CI {interval(row['ci_low'], row['ci_high'])}", p_phrase(row["p"]), *how]
+    return f"{_start(row['name'])}: {mean}; {', '.join(how)}."
 
 
 def _start(name: str) -> str:

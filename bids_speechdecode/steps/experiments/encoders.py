@@ -111,18 +111,26 @@ def _say(context: Context, arms: Sequence[str], results: Results) -> Iterator[Fi
     for own, arm in _pairs(context.config, arms):
         mine = OWN if own not in arms else own
         sides = _pick(results, mine, best), _pick(results, arm, best)
-        yield contrast(f"{own} against {arm}", *sides, (f"{own} ({where})", arm), settings, rng())
+        words = f"{_with_article(own)} ({where})", _with_article(arm)
+        yield contrast(f"{own} against {arm}", *sides, words, settings, rng())
         if best:
             gains = [
                 (_pick(results, a, pretrained=True), _pick(results, a, pretrained=False))
                 for a in (mine, arm)
             ]
             name = f"gain from pretraining, {own} against {arm}"
-            yield contrast_gains(name, gains[0], gains[1], (own, arm), settings, rng())
+            words = _with_article(own), _with_article(arm)
+            yield contrast_gains(name, gains[0], gains[1], words, settings, rng())
     if best:
         own = "pretraining and finetuning"
         sides = _pick(results, OWN, pretrained=True), _pick(results, JOINT_ARM, pretrained=True)
         yield contrast(f"{own} against {JOINT_ARM}", *sides, (own, JOINT_ARM), settings, rng())
+
+
+def _with_article(arm: str) -> str:
+    """Return an arm as a sentence names it."""
+    articles = {"encoder": "a ", "loss": "a ", "band": "the "}
+    return articles.get(arm.split()[-1], "") + arm
 
 
 def _pairs(config: Config, arms: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -165,7 +165,7 @@ def contrast(
     """Return by how much the first models rank better than the second, on the same windows."""
     found, test = _compare([first], [second], settings, rng)
     text = (
-        f"With {words[0]} the mean relative rank was {_spell_change(found.difference)} than with "
+        f"With {words[0]} the mean relative rank was {_spell_change(found.difference)} with "
         f"{words[1]} ({interval(found.ci_low, found.ci_high)}, {spell_p(found.p)}, "
         f"{_spell_test(test, found)})."
     )
@@ -188,13 +188,14 @@ def contrast_gains(
     """
     found, test = _compare([first[0], second[1]], [first[1], second[0]], settings, rng)
     text = (
-        f"What pretraining changes in the mean relative rank is {_spell_change(found.difference)} "
-        f"with {words[0]} than with {words[1]} ({interval(found.ci_low, found.ci_high)}, "
-        f"{spell_p(found.p)}, {_spell_test(test, found)})."
+        f"What pretraining changes in the mean relative rank with {words[0]} was "
+        f"{_spell_change(found.difference)} with {words[1]} "
+        f"({interval(found.ci_low, found.ci_high)}, {spell_p(found.p)}, "
+        f"{_spell_test(test, found)})."
     )
     numbers = found.difference, found.ci_low, found.ci_high, found.p, found.p_min
     sides = f"pretraining with {words[0]}", f"pretraining with {words[1]}"
-    return Finding(name, *numbers, found.n_blocks, test, *sides, text)
+    return Finding(name, *numbers, found.n_blocks, test, *sides, text, aside=True)
 
 
 def _compare(
@@ -243,17 +244,18 @@ def _spell_change(change: float) -> str:
     return f"{abs(change):.3f} {'lower (better)' if change < 0 else 'higher (worse)'} than"
 
 
-def from_law(name: str, law: ScalingLaw, words: str) -> Finding:
-    """Return what doubling the data brings."""
+def from_law(name: str, law: ScalingLaw, words: tuple[str, str]) -> Finding:
+    """Return what doubling the data brings; `words` say which data, and for what."""
+    data, where = words
     text = (
-        f"With twice {words} the mean relative rank was {_spell_change(law.slope)} with the single "
-        f"amount ({interval(law.ci_low, law.ci_high)}, {spell_p(law.p)}, t-test over "
+        f"With twice {data} the mean relative rank{where} was {_spell_change(law.slope)} with the "
+        f"single amount ({interval(law.ci_low, law.ci_high)}, {spell_p(law.p)}, t-test over "
         f"{law.n_models} models of {law.n_amounts} amounts and {law.n_blocks} blocks). "
         f"{_say_end(law)}"
     )
     numbers = law.slope, law.ci_low, law.ci_high, law.p, float("nan")
-    sides = f"more of {words}", f"less of {words}"
-    return Finding(name, *numbers, law.n_blocks, OVER_MODELS, *sides, text)
+    sides = f"more of {data}", f"less of {data}"
+    return Finding(name, *numbers, law.n_blocks, "t over blocks and models", *sides, text)
 
 
 def _say_end(law: ScalingLaw) -> str:

@@ -25,9 +25,9 @@ Results = Sequence[tuple[Factors, Scored]]
 # What is tested, and in words.
 AMBIENT, ZERO_SHOT, TASK = "ambient", "zeroshot", "task"
 WORDS = {
-    AMBIENT: "the pretraining data (held-out ambient speech)",
-    ZERO_SHOT: "the pretraining data (the task without finetuning)",
-    TASK: "the pretraining data (the task after finetuning)",
+    AMBIENT: "held-out ambient speech",
+    ZERO_SHOT: "the task without finetuning",
+    TASK: "the task after finetuning",
 }
 
 
@@ -79,7 +79,9 @@ def _say_scaling(context: Context, results: Results) -> Iterator[Finding]:
     evaluation = context.config.evaluation
     for tested, words in WORDS.items():
         some = [(f, s) for f, s in results if f["tested"] == tested and f["share"] > 0]
-        yield from _law(f"{tested} per doubling", some, words, evaluation.confidence)
+        name = f"twice the recordings, {words}"
+        doubled = "the pretraining data", f" on {words}"
+        yield from _law(name, some, doubled, evaluation.confidence)
     task = [(f, s) for f, s in results if f["tested"] == TASK]
     largest = max(f["share"] for f, _ in task)
     yield contrast(
@@ -92,7 +94,9 @@ def _say_scaling(context: Context, results: Results) -> Iterator[Finding]:
     )
 
 
-def _law(name: str, results: Results, words: str, confidence: float) -> Iterator[Finding]:
+def _law(
+    name: str, results: Results, words: tuple[str, str], confidence: float
+) -> Iterator[Finding]:
     hours = [f["hours"] for f, _ in results]
     if len(set(hours)) < 2:
         return
@@ -122,8 +126,8 @@ def _say_size(context: Context, results: Results) -> Iterator[Finding]:
     for pretrained, words in ((False, "without pretraining"), (True, "with pretraining")):
         some = [(f, s) for f, s in results if f["pretrained"] == pretrained]
         if some:
-            name = f"{words} per doubling"
-            yield from _law(name, some, f"the task's data ({words})", evaluation.confidence)
+            name, doubled = f"twice the task, {words}", ("the task's data", f" {words}")
+            yield from _law(name, some, doubled, evaluation.confidence)
     shares = sorted({f["share"] for f, _ in results if f["pretrained"]})
     for share in shares:
         part = [(f, s) for f, s in results if f["share"] == share]

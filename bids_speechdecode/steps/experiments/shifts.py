@@ -31,7 +31,7 @@ from bids_speechdecode.decoding.shift import (
     tell_apart,
 )
 from bids_speechdecode.steps.experiments.findings import Finding, interval, spell_p
-from bids_speechdecode.steps.experiments.sources import WORDS, Source, divide, pair
+from bids_speechdecode.steps.experiments.sources import AMBIENT, WORDS, Source, divide, pair
 
 ALL_PROPERTIES = "all"
 AUC_UNIT = "area under the curve above 0.5"
@@ -182,11 +182,11 @@ def _explain(
 
 
 def say_shift(shift: Shift) -> Iterator[Finding]:
-    """Yield the findings of two sources."""
+    """Yield the findings of two sources; in the paragraph, where one is what was pretrained on."""
     first, second = WORDS[shift.first], WORDS[shift.second]
     between = f"{first} and {second}"
     apart, far = shift.separation, shift.distance
-    halves = shift.row()
+    halves, aside = shift.row(), AMBIENT not in (shift.first, shift.second)
     told = (
         f"The targets of {between} are told apart with an area under the curve of {apart.auc:.3f} "
         f"({interval(apart.ci_low, apart.ci_high)}, {spell_p(apart.p)}, permuted blocks; "
@@ -194,7 +194,9 @@ def say_shift(shift: Shift) -> Iterator[Finding]:
     )
     how = "permutation of blocks"
     area = apart.auc - CHANCE, apart.ci_low - CHANCE, apart.ci_high - CHANCE, apart.p, apart.p_min
-    yield Finding(f"telling apart {between}", *area, apart.n_blocks, how, "", "", told, AUC_UNIT)
+    yield Finding(
+        f"telling apart {between}", *area, apart.n_blocks, how, "", "", told, AUC_UNIT, aside
+    )
     text = (
         f"The Fréchet distance of {between} is {far.value:.3f} of the variance of ambient speech "
         f"({interval(far.ci_low, far.ci_high)}, {spell_p(far.p)}; {shift.n_components} principal "
@@ -205,7 +207,7 @@ def say_shift(shift: Shift) -> Iterator[Finding]:
     sides, n_blocks = ("", ""), apart.n_blocks
     yield Finding(name, *numbers, n_blocks, how, *sides, text, DISTANCE_UNIT, aside=True)
     if shift.explained:
-        yield _say_explained(shift, between)
+        yield replace(_say_explained(shift, between), aside=aside)
 
 
 def _say_halves(row: dict[str, Any]) -> str:
