@@ -1,10 +1,26 @@
-"""Targets without what something simpler predicts of them, such as loudness."""
+"""Targets and signals without what something simpler predicts of them, such as loudness.
+
+Given the predictors, targets and signals that share nothing else are independent. Where both lose
+their prediction, what is left of a relation in error is the product of both errors (Robinson 1988,
+doi:10.2307/1912705; Shah & Peters 2020, doi:10.1214/19-AOS1857); of one side alone, it is the whole
+error of that side.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+
+from bids_speechdecode.decoding.windows import WindowSet
 
 PENALTIES = np.logspace(-3, 4, 15)  # of standardised predictors, per training window
+# Per sample, of standardised levels. Only against singular matrices: a penalty that serves the
+# prediction of noisy channels leaves in them what an encoder of all channels finds.
+SIGNAL_PENALTY = 1e-6
+_BATCH = 256  # windows
 
 
 def take_out(
@@ -62,3 +78,72 @@ def _fit(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     penalty = min(PENALTIES * len(x), key=error)
     return np.asarray(right.T @ ((values / (values**2 + penalty))[:, None] * projected))
+
+
+def take_out_of_signal(
+    courses: tuple[np.ndarray, np.ndarray], windows: tuple[WindowSet, WindowSet]
+) -> WindowSet:
+    """Return the test windows with a signal that does not follow the course of something.
+
+    Each channel loses its response, fitted to the training windows by least squares,
+
+    ``y[t] = sum over l of a[l] x[t + l] + b[l] x[t + l]**2``
+
+    so that any encoder of what is left, be it linear or not, has little of ``x`` to go by. The
+    channels' means stay, at which encoders were trained.
+
+    Parameters
+    ----------
+    courses : (array, array), shapes (n_train, n_samples + n_lags - 1), (n_test, ...)
+        At the rate of the signal; sample ``t`` of a window may follow columns
+        ``t ... t + n_lags - 1``.
+    windows : (WindowSet, WindowSet)
+        Training and test windows.
+
+    Returns
+    -------
+    windows : WindowSet
+        The test windows in their order, one after the other in a signal of their own.
+    """
+    mean, scale = float(courses[0].mean()), float(courses[0].std()) or 1.0
+    train_x, test_x = ((x - mean) / scale for x in courses)
+    train, test = windows
+    centre, weights = _fit_response(train_x, train)
+    rest = []
+    for index in torch.arange(len(test)).split(_BATCH):
+        response = (_lagged(test_x[index.numpy()], test.n_samples) - centre) @ weights
+        rest.append(_samples(test, index) - response)
+    signal = torch.from_numpy(np.concatenate(rest)).float().to(test.device)
+    starts = torch.arange(len(test), device=test.device) * test.n_samples
+    return replace(test, signal=signal, starts=starts)
+
+
+def _fit_response(x: np.ndarray, windows: WindowSet) -> tuple[np.ndarray, np.ndarray]:
+    """Return means and weights of the lagged course, shapes (p,) and (p, n_channels).
+
+    Sums run over batches of windows: no more than a batch is in memory twice.
+    """
+    n, total_x, total_y, square, product = 0, 0.0, 0.0, 0.0, 0.0
+    for index in torch.arange(len(windows)).split(_BATCH):
+        lagged = _lagged(x[index.numpy()], windows.n_samples)
+        samples = _samples(windows, index)
+        n += len(lagged)
+        total_x, total_y = total_x + lagged.sum(axis=0), total_y + samples.sum(axis=0)
+        square, product = square + lagged.T @ lagged, product + lagged.T @ samples
+    centre = np.asarray(total_x) / n
+    square = square - n * np.outer(centre, centre) + SIGNAL_PENALTY * n * np.eye(len(centre))
+    weights = np.linalg.solve(square, product - np.outer(centre, total_y))
+    return centre, weights
+
+
+def _lagged(x: np.ndarray, n_samples: int) -> np.ndarray:
+    """Return levels and squares around every sample, shape (n_windows * n_samples, 2 * n_lags)."""
+    n_lags = x.shape[1] - n_samples + 1
+    levels = sliding_window_view(x, n_lags, axis=1).reshape(-1, n_lags).astype(float)
+    return np.concatenate([levels, levels**2], axis=1)
+
+
+def _samples(windows: WindowSet, index: torch.Tensor) -> np.ndarray:
+    """Return the signal of some windows, shape (n_windows * n_samples, n_channels)."""
+    signal = windows.brain(index.to(windows.device)).transpose(1, 2)
+    return signal.reshape(-1, windows.n_channels).cpu().numpy().astype(float)
