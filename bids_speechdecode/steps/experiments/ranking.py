@@ -1,4 +1,4 @@
-"""The ranks of a cell: among all candidates, among those that are alike, or without loudness."""
+"""The ranks of a cell: among all candidates, among those that are alike, or without their sound."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bids_speechdecode.decoding.beyond import take_out_of_both
 from bids_speechdecode.decoding.evaluation import score_ranks
 from bids_speechdecode.decoding.strata import rank_within, score_strata
 from bids_speechdecode.decoding.unexplained import take_out
@@ -51,7 +52,11 @@ def rank_windows(
         ranks = rank_within(brain, audio, strata)
         return ranks, score_strata(ranks, strata, blocks, settings, rng)
     more: dict[str, Any] = {}
-    if view:
+    find_known = VIEWS[view].beyond if view else None
+    if find_known is not None:
+        known = find_known(context, test, role)
+        brain, audio, more["explained"] = take_out_of_both(known, brain, audio)
+    elif view:
         train = load_windows(context, store, role, "train", str(test.table["version"].iloc[0]))
         courses = loudness_course(context, train, role), loudness_course(context, test, role)
         audio, more["explained"] = take_out(courses, (model.scaler.transform(train.targets), audio))

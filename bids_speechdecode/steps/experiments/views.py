@@ -13,8 +13,10 @@ import torch
 from bids_speechdecode.audio.energy import Energy, energy_fingerprint
 from bids_speechdecode.audio.features import Reader, voiced_fraction, window_features
 from bids_speechdecode.audio.nuisance import pitch_of_frames
+from bids_speechdecode.audio.speech_models import MelSpectrogram, model_fingerprint
 from bids_speechdecode.config import TargetConfig
 from bids_speechdecode.decoding.strata import LEFT_OUT, SMALLEST, match_strata
+from bids_speechdecode.decoding.unexplained import SIGNAL_PENALTY
 from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.data import LoadedWindows
 from bids_speechdecode.steps.drift import window_days
@@ -22,8 +24,12 @@ from bids_speechdecode.steps.experiments.times import recording_starts
 from bids_speechdecode.steps.experiments.voices import speaker_tables, window_speakers
 from bids_speechdecode.steps.features import audio_reader
 from bids_speechdecode.steps.plan import Piece
+from bids_speechdecode.timeline import sample_at
 
 COURSE_RATE = 10.0  # hertz, of the course of loudness by which windows are matched
+# Seconds of sound before and after a moment that its signal may follow: responses outlast sound,
+# and filters without delay spread them to both sides.
+BEFORE, AFTER = 1.0, 0.5
 MIN_VOICED = 0.1  # of a window's frames, for it to have a pitch
 N_PITCHES = 8  # strata of pitch at the most
 PER_PITCH = 4 * SMALLEST  # windows in each, at the least
@@ -38,13 +44,23 @@ class View:
     ----------
     strata : callable, optional
         The stratum of every window, negative for those that are left out; each is ranked among
-        those of its own. None: among all, with what loudness predicts taken out of the targets.
+        those of its own. None: among all, with what loudness predicts taken out of the targets,
+        or what `beyond` says.
     settings : callable
         What the view depends on besides the windows and their sound.
+    predictors : callable, optional
+        What is known of the sound of every window, one row each.
+    around : callable, optional
+        What the signal may follow, in and around every window: taken out of it.
+    beyond : callable, optional
+        What is taken out of brain embeddings and targets alike, one row a window.
     """
 
     strata: Callable[[Context, LoadedWindows, str], np.ndarray] | None
     settings: Callable[[Context, str], Any]
+    predictors: Callable[[Context, LoadedWindows, str], np.ndarray] | None = None
+    around: Callable[[Context, LoadedWindows, str], np.ndarray] | None = None
+    beyond: Callable[[Context, LoadedWindows, str], np.ndarray] | None = None
 
 
 def measure_windows(
@@ -94,6 +110,49 @@ def loudness_course(context: Context, windows: LoadedWindows, role: str) -> np.n
         return window_features(read, piece.audio, piece.audio_starts, duration, energy, settings)
 
     return measure_windows(context, windows, role, measure)[..., 0]
+
+
+def loudness_around(context: Context, windows: LoadedWindows, role: str) -> np.ndarray:
+    """Return the level around every window, dB, for `unexplained.take_out_of_signal`.
+
+    At the rate of the signal, from 1 s before the window's signal to 0.5 s after it: (n_windows,
+    n_parts). Beyond the sound of its split, the level is that of the end.
+    """
+    rate = context.config.preprocess.rate
+    first, last = (sample_at(seconds, rate) for seconds in (BEFORE, AFTER))
+    parts = np.arange(-first, windows.n_samples + last) / rate
+    times = context.config.windows.brain_lag + parts
+    energy = Energy(torch.device(context.device))
+
+    def measure(read: Reader, piece: Piece) -> np.ndarray:
+        whole, start = piece.audio.duration, piece.audio.start
+        settings = TargetConfig("energy", "", 0, "frames", rate)
+        starts = np.array([start])
+        levels = window_features(read, piece.audio, starts, whole, energy, settings)[0, :, 0]
+        centres = start + (np.arange(len(levels)) + 0.5) * whole / len(levels)
+        return np.interp(piece.audio_starts[:, None] + times, centres, levels).astype(np.float32)
+
+    return measure_windows(context, windows, role, measure)
+
+
+# -------------------------------------------------------------------------------------- spectrum
+
+
+def spectrum(context: Context, windows: LoadedWindows, role: str) -> np.ndarray:
+    """Return mean and standard deviation of each mel band within every window, (n_windows, 80)."""
+    duration, settings = context.config.windows.duration, _mel_of(context)
+
+    def measure(read: Reader, piece: Piece) -> np.ndarray:
+        mel = MelSpectrogram(torch.device(context.device))
+        return window_features(read, piece.audio, piece.audio_starts, duration, mel, settings)
+
+    course = measure_windows(context, windows, role, measure)
+    return np.concatenate([course.mean(axis=1), course.std(axis=1)], axis=1)
+
+
+def _mel_of(context: Context) -> TargetConfig:
+    rate = max(COURSE_RATE, 2 / context.config.windows.duration)
+    return TargetConfig("mel", "", 0, "frames", rate)
 
 
 # ----------------------------------------------------------------------------------------- voice
@@ -162,6 +221,14 @@ def _loudness_settings(context: Context, role: str) -> Any:
     return [energy_fingerprint(), COURSE_RATE, SMALLEST]
 
 
+def _around_settings(context: Context, role: str) -> Any:
+    return [*_loudness_settings(context, role), BEFORE, AFTER, SIGNAL_PENALTY]
+
+
+def _spectrum_settings(context: Context, role: str) -> Any:
+    return [model_fingerprint(_mel_of(context)), COURSE_RATE]
+
+
 def _voicing_settings(context: Context, role: str) -> Any:
     return context.config.windows.min_voiced_fraction
 
@@ -175,7 +242,8 @@ VIEWS: Mapping[str, View] = {
     "spoken": View(partial(spoken, silent=False), _voicing_settings),
     "level": View(same_level, _loudness_settings),
     "loudness": View(same_loudness, _loudness_settings),
-    "unexplained": View(None, _loudness_settings),
+    "unexplained": View(None, _around_settings, loudness_course, loudness_around),
+    "beyond": View(None, _spectrum_settings, beyond=spectrum),
     "voice": View(same_voice, _voice_settings),
     "day": View(same_day, _day_settings),
 }
