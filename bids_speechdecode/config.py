@@ -85,6 +85,15 @@ ExperimentName = Literal[
 EXPERIMENTS: tuple[str, ...] = typing.get_args(ExperimentName)[:-1]
 Amount = Annotated[float, Range(above=0, most=1)]
 
+# What `experiments.targets` may hold.
+TargetText = Annotated[
+    str,
+    Pattern(
+        "|".join(DEFAULT_MODELS)
+        + f"|({'|'.join(n for n in DEFAULT_MODELS if n not in WITHOUT_MODEL)}):[0-9]+",
+        f"one of {', '.join(DEFAULT_MODELS)}; with :LAYER where a model has layers",
+    ),
+]
 DEVICE = Pattern(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, mps, cuda or cuda:N")
 
 
@@ -247,7 +256,7 @@ class ExperimentConfig:
     seeds: Count = 3
     shares: tuple[Amount, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)  # of the pretraining data
     task_shares: tuple[Amount, ...] = (0.1, 0.3, 1.0)  # of the task's training data
-    targets: tuple[str, ...] = ("mel",)  # to compare with the run's: name, or name:layer
+    targets: tuple[TargetText, ...] = ("mel",)  # to compare with the run's: name, or name:layer
 
 
 @dataclass(frozen=True)

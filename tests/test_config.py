@@ -50,7 +50,8 @@ def allowed(hint: Any) -> st.SearchStrategy[Any]:
         return st.lists(st.text("abc012", min_size=1), unique=True).map(tuple)
     kind, bounds = typing.get_args(hint)
     if kind is str:
-        return st.sampled_from(["auto", "cpu", "cuda", "cuda:3"])
+        texts = ["auto", "cpu", "cuda", "cuda:3", "mel", "hubert", "hubert:3"]
+        return st.sampled_from([text for text in texts if text in bounds])
     numbers: st.SearchStrategy[Any] = (
         st.integers(-20, 200) if kind is int else st.floats(-20, 200, allow_nan=False)
     )

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 
 from bids_speechdecode.bids.dataset import Recording
 from bids_speechdecode.bids.tables import read_tsv
+from bids_speechdecode.errors import DataError
 
 
-def acquisition_time(recording: Recording) -> datetime | None:
+def acquisition_time(recording: Recording) -> date | None:
     """Return when a recording began, or None where the dataset does not say.
 
     Dates of a BIDS dataset may be moved (those before 1925 are); what lies between two of them is
     as it was.
+
+    Returns
+    -------
+    datetime, date or None
+        A date alone where the dataset tells no hour.
+
+    Raises
+    ------
+    DataError
+        It says two things.
     """
     folder = recording.path.parent.parent
     session = f"_ses-{recording.session}" if recording.session else ""
@@ -25,7 +36,16 @@ def acquisition_time(recording: Recording) -> datetime | None:
         return None
     name = recording.path.relative_to(folder).as_posix()
     told = table.loc[[_base(str(row)) == _base(name) for row in table["filename"]], "acq_time"]
-    return _read_time(str(told.iloc[0])) if len(told) else None
+    times = {time for text in told if (time := _read_time(str(text)))}
+    if len(times) > 1:
+        raise DataError(
+            "A recording has several acquisition times.",
+            expected="one acq_time",
+            found=", ".join(sorted(str(time) for time in times)),
+            where=f"{path}, {name}",
+            fix="remove the rows that are not true",
+        )
+    return times.pop() if times else None
 
 
 def _base(name: str) -> str:
@@ -33,8 +53,11 @@ def _base(name: str) -> str:
     return str(Path(name).parent / Path(name).name.split(".")[0])
 
 
-def _read_time(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text.strip().rstrip("Z"))
-    except ValueError:
-        return None
+def _read_time(text: str) -> date | None:
+    text = text.strip().rstrip("Z")
+    for kind in (date, datetime):  # a date alone would be read as its midnight
+        try:
+            return kind.fromisoformat(text)
+        except ValueError:
+            continue
+    return None

@@ -72,7 +72,7 @@ def targets(context: Context) -> Experiment:
     MissingInputError
         The words heard are to be the target, and nobody has them.
     UsageError
-        A target cannot be read, or contradicts the run's other settings.
+        A target contradicts the run's other settings, or all are the run's own.
     """
     own = context.config.target
     name = _label(own.name, own.layer)
@@ -98,6 +98,14 @@ def targets(context: Context) -> Experiment:
         arms.setdefault(label, Arm(changes, same, pretrains))
     if missing and len(arms) == 1:
         raise missing  # nothing else is left to compare
+    if len(arms) == 1:
+        named = ", ".join(context.config.experiments.targets) or "none"
+        raise UsageError(
+            "experiment 'targets' has nothing to compare",
+            expected="another target in targets of [experiments] than that of the run",
+            found=f"{named}; the run has {name}",
+            fix='name others, such as targets = ["wav2vec2:9"], or choose other experiments',
+        )
     return _compare(context, "targets", arms)
 
 
@@ -112,20 +120,8 @@ def _is_spoken(plan: ParticipantPlan, role: str, config: Config) -> bool:
 
 
 def _read_target(text: str, own: TargetConfig) -> tuple[str, Changes]:
-    """Return label and settings of a target written as ``name`` or ``name:layer``.
-
-    Raises
-    ------
-    UsageError
-        No such target, or a layer that is no number.
-    """
+    """Return label and settings of a target written as ``name`` or ``name:layer``."""
     name, _, layer = text.partition(":")
-    if name not in DEFAULT_MODELS or (layer and not layer.isdigit()):
-        raise UsageError(
-            "targets of [experiments] cannot be read",
-            expected=f"{', '.join(DEFAULT_MODELS)}, with :LAYER where it has layers",
-            found=text,
-        )
     model, default = DEFAULT_MODELS[name]
     changes = (
         ("target.name", name),

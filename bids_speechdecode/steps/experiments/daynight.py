@@ -23,7 +23,7 @@ from bids_speechdecode.steps.experiments.findings import (
 )
 from bids_speechdecode.steps.experiments.scaling import seeds
 from bids_speechdecode.steps.experiments.subsets import ALL, Subset, count_windows, take
-from bids_speechdecode.steps.experiments.times import recording_starts
+from bids_speechdecode.steps.experiments.times import recording_starts, say_untold
 from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN
 
 Results = Sequence[tuple[Factors, Scored]]
@@ -74,8 +74,8 @@ def _require_hours(context: Context) -> None:
     if any(np.isnan(starts[piece.recording].hour) for piece in pieces):
         raise refuse(
             "needs to know when each recording began",
-            "acq_time of every recording in the scans.tsv of its session",
-            "recordings without it",
+            "acq_time with the hour (1924-03-01T08:00:00) of every recording, in scans.tsv",
+            f"{say_untold(context.plan) or 'dates'} without an hour that can be read",
             "add the hours (the date may be moved), or choose other experiments",
         )
     if not _count(context, DAY, "train"):

@@ -13,7 +13,7 @@ from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.experiments.findings import require_ambient
 from bids_speechdecode.steps.experiments.recalibration import FEWEST, early_starts
 from bids_speechdecode.steps.experiments.subsets import ALL, Subset, take
-from bids_speechdecode.steps.experiments.times import Start, recording_starts
+from bids_speechdecode.steps.experiments.times import Start, recording_starts, say_untold
 from bids_speechdecode.steps.plan import PRETRAIN, ParticipantPlan
 
 FEWEST_DAYS = 3
@@ -70,6 +70,11 @@ def choose_days(context: Context) -> Days:
             fix="choose other experiments",
         )
     notes = []
+    if untold := say_untold(plan):
+        notes.append(
+            f"Each session counted as one day, in the order of their names: scans.tsv does not say "
+            f"when {untold} began."
+        )
     typical = np.median(list(counts["train"].values()))
     enough = {d: n for d, n in counts["train"].items() if n >= ENOUGH * typical}
     smallest = min(enough.values())

@@ -31,6 +31,7 @@ from bids_speechdecode.steps.experiments.grid import WAIT, foresee_grid, run_gri
 from bids_speechdecode.steps.experiments.pooled import pooled
 from bids_speechdecode.steps.experiments.scaling import finetune_size, scaling
 from bids_speechdecode.steps.experiments.transfer import zero_shot
+from bids_speechdecode.steps.experiments.variants import is_prepared
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +72,12 @@ def list_experiments(context: Context) -> list[Experiment]:
 def show_experiments(context: Context) -> str:
     """Return every cell, whether it is done, and what the rest will cost, in words."""
     experiments = list_experiments(context)
+    n = len({cell for e in experiments for cell in e.cells})
     if not selected_file(context).exists():
-        n = len({cell for e in experiments for cell in e.cells})
         return f"experiments: {n} cells, none done (their channels are not selected yet)"
+    if not is_prepared(context):
+        # What is done now was made from other signals or channels.
+        return f"experiments: {n} cells, to be made after preprocess and select (inputs changed)"
     lines = []
     for experiment in experiments:
         lines.append(f"experiment {experiment.name}:")
@@ -130,5 +134,10 @@ def _write(context: Context, experiment: Experiment, word: str, cells: Path, key
 
 def _signature(context: Context, experiment: Experiment) -> str:
     inputs = [score_of(context, cell)[1] for cell in experiment.cells]
-    settings = {"experiment": experiment.name, "version": experiment.version}
+    settings = {
+        "experiment": experiment.name,
+        "version": experiment.version,
+        # The same cells may mean something else: hours, once windows have another stride.
+        "factors": list(experiment.cells.values()),
+    }
     return signature("experiments", VERSION, settings, [*inputs, *experiment.inputs()])
