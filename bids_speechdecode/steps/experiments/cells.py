@@ -44,7 +44,7 @@ from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN
 from bids_speechdecode.steps.pretrain import fit_pretraining, pretraining_signature
 from bids_speechdecode.steps.words import keep_spoken
 
-VERSION = 3
+VERSION = 4
 
 
 class BusyError(Exception):
@@ -123,7 +123,9 @@ class Scored:
     ----------
     cell : Cell
     ranks, blocks : array, shape (n_windows,)
-        Relative rank and contiguous block of every held-out window; NaN where a view leaves it out.
+        What every held-out window adds to the mean relative rank: its own rank, and what it does to
+        those of others as a candidate (`decoding.rivals`); NaN where a view leaves it out. And its
+        contiguous block.
     row : mapping
         Training windows and scores, as `decoding.evaluation.Scores.row`.
     places : array of int, shape (n_windows,)
@@ -247,14 +249,15 @@ def _score(context: Context, cell: Cell, path: Path, key: str) -> None:
     test = load_windows(tested, store, cell.role, "test", cell.version)
     trained = read_model(model, context.device)
     seed = context.config.run.seed
-    ranks, row = rank_windows(tested, trained, store, test, cell.role, cell.view, seed=seed)
+    ranks, rivals, row = rank_windows(tested, trained, store, test, cell.role, cell.view, seed=seed)
     blocks = test.blocks(context.config)
-    write_array(path, np.stack([ranks, blocks, _places(tested, cell, test.table)]))
+    write_array(path, np.stack([ranks, blocks, _places(tested, cell, test.table), rivals]))
     write_sidecar(
         path,
         step="experiments",
         signature=key,
-        Description="Relative rank, number of the block and of the window, of held-out windows",
+        Description="Relative rank, number of the block and of the window, and rivalry (what it "
+        "does to the ranks of the others, 0 on average), of held-out windows",
         Scores=row,
         TrainingWindows=read_sidecar(model)["TrainingWindows"],
         Simulated=context.plan.simulated,
@@ -300,10 +303,10 @@ def _train(context: Context, training: Training) -> Path:
 def read_scored(context: Context, cell: Cell) -> Scored:
     """Return a cell that is done."""
     path, _ = score_of(context, cell)
-    ranks, blocks, places = np.load(path, allow_pickle=False)
+    ranks, blocks, places, rivals = np.load(path, allow_pickle=False)
     sidecar = read_sidecar(path)
     row = {"n_train_windows": sidecar["TrainingWindows"], **sidecar["Scores"]}
-    return Scored(cell, ranks, blocks.astype(int), row, places.astype(int))
+    return Scored(cell, ranks + rivals, blocks.astype(int), row, places.astype(int))
 
 
 @contextmanager

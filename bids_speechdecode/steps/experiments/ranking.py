@@ -8,6 +8,7 @@ import numpy as np
 
 from bids_speechdecode.decoding.beyond import take_out_of_both
 from bids_speechdecode.decoding.evaluation import score_ranks
+from bids_speechdecode.decoding.rivals import rivalry
 from bids_speechdecode.decoding.strata import rank_within, score_strata
 from bids_speechdecode.decoding.unexplained import take_out
 from bids_speechdecode.steps.context import Context
@@ -25,8 +26,10 @@ def rank_windows(
     view: str,
     *,
     seed: int,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the rank of every test window (NaN where a view leaves it out), and their scores.
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Return ranks and rivalry of the test windows, and the scores of the ranks.
+
+    Ranks are NaN where a view leaves a window out.
 
     Parameters
     ----------
@@ -50,7 +53,8 @@ def rank_windows(
     if find_strata is not None:
         strata = find_strata(context, test, role)
         ranks = rank_within(brain, audio, strata)
-        return ranks, score_strata(ranks, strata, blocks, settings, rng)
+        rivals = rivalry(brain, audio, strata)
+        return ranks, rivals, score_strata(ranks, strata, blocks, settings, rng)
     more: dict[str, Any] = {}
     find_known = VIEWS[view].beyond if view else None
     if find_known is not None:
@@ -61,4 +65,4 @@ def rank_windows(
         courses = loudness_course(context, train, role), loudness_course(context, test, role)
         audio, more["explained"] = take_out(courses, (model.scaler.transform(train.targets), audio))
     scores = score_ranks(brain, audio, blocks, np.arange(len(test)), settings, rng)
-    return scores.ranks, {**scores.row(), **more}
+    return scores.ranks, rivalry(brain, audio), {**scores.row(), **more}
