@@ -20,7 +20,7 @@ def draw_arms(tables: Tables) -> Figure:
     table = tables[""]
     arms = list(dict.fromkeys(table["arm"]))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 0.9 + 0.4 * len(arms)))
+        figure = Figure(figsize=(WIDTH, 1.2 + 0.4 * len(arms)))
         axis = figure.subplots()
         axis.axvline(CHANCE, color=GREY, linewidth=0.8, linestyle=":")
         pretrained = table["pretrained"].astype(str).str.lower()
@@ -32,7 +32,7 @@ def draw_arms(tables: Tables) -> Figure:
         axis.set_yticks(range(len(arms)), arms)
         axis.set_ylim(len(arms) - 0.4, -0.6)
         axis.set_xlabel("Mean relative rank (left: better)")
-        axis.legend()
+        figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -54,7 +54,7 @@ _FIGURE = FigureOf(
     "arms",
     "Rank of every arm",
     "Mean relative rank on the task's held-out windows. Circles: models, one a seed; diamonds: "
-    "mean over seeds.",
+    "mean over seeds; dotted: chance.",
     draw_arms,
 )
 TARGETS = Shown("Targets", _COLUMNS, _WORDS, (_FIGURE,))

@@ -50,7 +50,8 @@ DAY_NIGHT = Shown(
             "hours",
             "Rank and hours of the day",
             "Mean relative rank after pretraining on the day (06:00 to 23:00), on as many windows "
-            "of all hours, and on all. Circles: models, one a seed; diamonds: mean over seeds.",
+            "of all hours, and on all. Circles: models, one a seed; diamonds: mean over seeds; "
+            "dotted: chance.",
             draw_day_night,
         ),
     ),

@@ -13,11 +13,14 @@ from matplotlib.figure import Figure
 
 from bids_speechdecode.report.experiments.shown import FigureOf, Shown, Tables
 from bids_speechdecode.report.figures import (
+    BLACK,
     BLUE,
     CHANCE,
+    GREEN,
     GREY,
     ORANGE,
     PURPLE,
+    SKY,
     STYLE,
     VERMILION,
     WIDTH,
@@ -36,7 +39,8 @@ _PROPERTIES = {
     "decay_time": "Decay time",
     "all": "All together",
 }
-_MARKERS = ("o", "^", "s")
+# Of two sources each: other colours and markers than those of the sources.
+_PAIRS = ((GREEN, "D"), (BLACK, "v"), (SKY, "X"))
 
 
 def draw_ranks(tables: Tables) -> Figure:
@@ -112,7 +116,7 @@ def draw_shift(tables: Tables) -> Figure | None:
         return None
     rows = [_between(row) for row in table.to_dict("records")]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 1.0 + 0.4 * len(rows)))
+        figure = Figure(figsize=(WIDTH, 1.3 + 0.4 * len(rows)))
         left, right = figure.subplots(1, 2, sharey=True)
         for axis, value, null in (
             (left, "auc", "halves_auc"),
@@ -141,7 +145,7 @@ def draw_shift(tables: Tables) -> Figure | None:
         _name_rows(left, rows)
         left.set_xlabel("Area under the curve, held out")
         right.set_xlabel("Fréchet distance\n(1: variance of ambient speech)")
-        right.legend()
+        figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -178,14 +182,14 @@ def draw_explained(tables: Tables) -> Figure | None:
         axis.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
         for row in table.to_dict("records"):
             k = pairs.index(_between(row))
-            color = (VERMILION, BLUE, PURPLE)[k]
+            color, marker = _PAIRS[k]
             place = names.index(row["property"]) + 0.22 * (k - (len(pairs) - 1) / 2)
             axis.plot([row["share_low"], row["share_high"]], [place, place], color=color)
-            axis.plot(row["share"], place, _MARKERS[k], color=color)
+            axis.plot(row["share"], place, marker, color=color)
             axis.plot(row["share_most"], place, "|", color=color, markersize=7)
         for k, between in enumerate(pairs):
-            label = between.replace("\n", " ")
-            axis.plot([], [], _MARKERS[k], color=(VERMILION, BLUE, PURPLE)[k], label=label)
+            color, marker = _PAIRS[k]
+            axis.plot([], [], marker, color=color, label=between.replace("\n", " "))
         _name_rows(axis, [_PROPERTIES.get(name, name) for name in names])
         axis.set_xlim(max(-1.0, axis.get_xlim()[0]), min(1.5, axis.get_xlim()[1]))
         axis.set_xlabel("Share of the separation that goes")
@@ -215,7 +219,8 @@ TRANSFER = Shown(
             "ranks",
             "Rank of other sound",
             "Mean relative rank of the pretrained model, not finetuned. Hollow: models, one a "
-            "seed; diamonds: mean over seeds; dotted: chance.",
+            "seed; diamonds: mean over seeds; dotted: chance. Room: the task as the room's "
+            "microphone heard it; clean: the sound file that was played.",
             draw_ranks,
         ),
         FigureOf(
@@ -229,7 +234,7 @@ TRANSFER = Shown(
             "shift",
             "Shift of the targets",
             "How well a classifier tells held-out windows of two sources apart (0.5: not at all), "
-            "and their Fréchet distance less its bias, with intervals; beside them halves of one "
+            "and their Fréchet distance less its bias, with intervals; below them halves of one "
             "source, divided by recording (mean over divisions; line: their range).",
             draw_shift,
         ),
@@ -244,7 +249,8 @@ TRANSFER = Shown(
             "What of the shift is how it was recorded",
             "Share of what tells two sources apart that goes with a property, with its interval "
             "(markers: by how targets change with the property within a source; strokes: with all "
-            "that differs along with it between the sources). The axis is cut off at -1 and 1.5.",
+            "that differs along with it between the sources). 0: nothing goes; 1: all. The "
+            "axis is cut off at -1 and 1.5.",
             draw_explained,
         ),
     ),
