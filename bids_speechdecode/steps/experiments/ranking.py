@@ -10,11 +10,12 @@ from bids_speechdecode.decoding.beyond import take_out_of_both
 from bids_speechdecode.decoding.evaluation import score_ranks
 from bids_speechdecode.decoding.rivals import rivalry
 from bids_speechdecode.decoding.strata import rank_within, score_strata
-from bids_speechdecode.decoding.unexplained import take_out
+from bids_speechdecode.decoding.training import embed_windows
+from bids_speechdecode.decoding.unexplained import take_out, take_out_of_signal
 from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.data import LoadedWindows, SignalStore, load_windows
 from bids_speechdecode.steps.experiments.views import VIEWS, loudness_course
-from bids_speechdecode.steps.models import TrainedModel
+from bids_speechdecode.steps.models import EMBED_BATCH, TrainedModel
 
 
 def rank_windows(
@@ -57,12 +58,16 @@ def rank_windows(
         return ranks, rivals, score_strata(ranks, strata, blocks, settings, rng)
     more: dict[str, Any] = {}
     find_known = VIEWS[view].beyond if view else None
+    find_around = VIEWS[view].around if view else None
     if find_known is not None:
         known = find_known(context, test, role)
         brain, audio, more["explained"] = take_out_of_both(known, brain, audio)
-    elif view:
+    elif find_around is not None:
         train = load_windows(context, store, role, "train", str(test.table["version"].iloc[0]))
         courses = loudness_course(context, train, role), loudness_course(context, test, role)
         audio, more["explained"] = take_out(courses, (model.scaler.transform(train.targets), audio))
+        around = find_around(context, train, role), find_around(context, test, role)
+        sets = train.scaled(model.scaler), test.scaled(model.scaler)
+        brain = embed_windows(model.encoder, take_out_of_signal(around, sets), EMBED_BATCH)
     scores = score_ranks(brain, audio, blocks, np.arange(len(test)), settings, rng)
     return scores.ranks, rivalry(brain, audio), {**scores.row(), **more}

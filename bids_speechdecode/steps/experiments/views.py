@@ -44,21 +44,18 @@ class View:
     ----------
     strata : callable, optional
         The stratum of every window, negative for those that are left out; each is ranked among
-        those of its own. None: among all, with what loudness predicts taken out of the targets,
-        or what `beyond` says.
+        those of its own. None: among all, with what loudness predicts taken out, or what `beyond`
+        says.
     settings : callable
         What the view depends on besides the windows and their sound.
-    predictors : callable, optional
-        What is known of the sound of every window, one row each.
     around : callable, optional
-        What the signal may follow, in and around every window: taken out of it.
+        The loudness that the signal of every window may follow: taken out of it.
     beyond : callable, optional
         What is taken out of brain embeddings and targets alike, one row a window.
     """
 
     strata: Callable[[Context, LoadedWindows, str], np.ndarray] | None
     settings: Callable[[Context, str], Any]
-    predictors: Callable[[Context, LoadedWindows, str], np.ndarray] | None = None
     around: Callable[[Context, LoadedWindows, str], np.ndarray] | None = None
     beyond: Callable[[Context, LoadedWindows, str], np.ndarray] | None = None
 
@@ -242,7 +239,7 @@ VIEWS: Mapping[str, View] = {
     "spoken": View(partial(spoken, silent=False), _voicing_settings),
     "level": View(same_level, _loudness_settings),
     "loudness": View(same_loudness, _loudness_settings),
-    "unexplained": View(None, _around_settings, loudness_course, loudness_around),
+    "unexplained": View(None, _around_settings, loudness_around),
     "beyond": View(None, _spectrum_settings, beyond=spectrum),
     "voice": View(same_voice, _voice_settings),
     "day": View(same_day, _day_settings),
