@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bids_speechdecode.config import Config, override
+from bids_speechdecode.config import Config, TrainingConfig, override
 from bids_speechdecode.errors import UsageError
 from bids_speechdecode.steps import drift
 from bids_speechdecode.steps.experiments import recalibration, subsets
@@ -143,6 +143,19 @@ def test_what_recalibration_sees_is_not_tested(plan: ParticipantPlan) -> None:
     assert counts(rest)["b"] == 24 - 6
     both = [p.usable for plan_ in (early, rest) for p in plan_.pieces if p.recording == "b"]
     assert not (both[0] & both[1]).any()
+
+
+def test_few_windows_get_enough_updates() -> None:
+    """One update an epoch left recalibrated models where they were."""
+    settings = TrainingConfig(batch_size=128, max_epochs=30, patience=5)
+    for n in (16, 47, 90, 700, 20000):
+        adapted = recalibration.adapt_training(settings, n)
+        per_epoch = n // adapted.batch_size
+        assert per_epoch >= 4
+        assert per_epoch * adapted.max_epochs >= 400
+        assert adapted.batch_size <= 128
+        assert adapted.patience == adapted.max_epochs >= 30
+        assert adapted.learning_rate == settings.learning_rate
 
 
 def test_skipping_does_not_depend_on_what_is_used(plan: ParticipantPlan) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bids_speechdecode.bids.sidecars import read_sidecar
+from bids_speechdecode.config import TrainingConfig
 from bids_speechdecode.errors import DataError
 from bids_speechdecode.steps.context import Context
 from bids_speechdecode.steps.data import LoadedWindows, SignalStore, load_signal, load_windows
@@ -20,6 +21,9 @@ RECALIBRATED = "recalibrated"
 _SLACK = 1e-6  # minutes; binary floats, not signal
 LEARN = 0.8  # of the windows; those that follow say when to stop
 FEWEST = 20  # windows in those minutes
+VERSION = 2
+BATCHES = 4  # of an epoch, at least
+UPDATES = 400  # of the weights, at least
 
 
 def early_windows(
@@ -75,6 +79,7 @@ def recalibration_signature(context: Context, day: int, parent: str | None) -> s
         "begin": str(begins[day]),
         "minutes": context.config.drift.recalibrate,
         "training": asdict(context.config.finetune),
+        "version": VERSION,
     }
     return model_signature(context, PRETRAIN, settings, (parent or "absent",))
 
@@ -105,7 +110,26 @@ def fit_recalibrated(context: Context, day: int, path: Path, key: str, parent: P
     encoder = read_model(parent, context.device).encoder
     scaler = read_scaler(read_sidecar(parent))
     sets = training, validation
-    fit(context, path, encoder, sets, context.config.finetune, key, scaler=scaler)
+    settings = adapt_training(context.config.finetune, len(training))
+    fit(context, path, encoder, sets, settings, key, scaler=scaler)
+
+
+def adapt_training(settings: TrainingConfig, n_windows: int) -> TrainingConfig:
+    """Return the settings of finetuning for a handful of windows.
+
+    A batch that holds all of them makes one update an epoch, and an encoder that is stopped after a
+    few dozen updates is still the one that it was. So there are at least four batches and 400
+    updates, and no patience: a dozen validation windows go up and down by chance.
+
+    Examples
+    --------
+    >>> adapted = adapt_training(TrainingConfig(batch_size=128, max_epochs=30), 64)
+    >>> adapted.batch_size, adapted.max_epochs, adapted.patience
+    (16, 100, 100)
+    """
+    batch = max(2, min(settings.batch_size, n_windows // BATCHES))
+    epochs = max(settings.max_epochs, -(-UPDATES // max(1, n_windows // batch)))
+    return replace(settings, batch_size=batch, max_epochs=epochs, patience=epochs)
 
 
 def _load(
