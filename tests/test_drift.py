@@ -28,6 +28,7 @@ from bids_speechdecode.decoding.standardise import (
     standardise_sliding,
 )
 from bids_speechdecode.decoding.wandering import describe_windows, share_between_days
+from bids_speechdecode.simulate.drift import SWING_PERIOD, Swing
 
 N_RECORDINGS, PER_RECORDING = 14, 20
 DAYS = np.repeat(np.arange(7.0), 2)
@@ -350,3 +351,12 @@ def test_sliding_takes_a_gain_off_that_grows_within_a_recording() -> None:
     before, after = (s[18000:].std() / s[2000:8000].std() for s in (signal, scaled))
     assert before > 2
     assert after == pytest.approx(1, abs=0.15)
+
+
+def test_simulated_gains_swing_by_what_is_asked_for() -> None:
+    """About 1, with the deviation that the documentation promises, and each contact on its own."""
+    swing = Swing(0.7, np.array([0.0, 0.25]))
+    logarithm = np.log(swing.gains(np.arange(0, 4 * SWING_PERIOD, 0.5)))
+    assert logarithm.mean(axis=0) == pytest.approx([0, 0], abs=1e-9)
+    assert logarithm.std(axis=0) == pytest.approx([0.7, 0.7])
+    assert np.corrcoef(logarithm.T)[0, 1] == pytest.approx(0, abs=1e-9)
