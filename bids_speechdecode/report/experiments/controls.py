@@ -41,7 +41,7 @@ _ROWS = (
         SKY,
         "o",
     ),
-    ("without loudness", "Loudness taken out of sounds: model", VERMILION, "D"),
+    ("without loudness", "Loudness taken out: model", VERMILION, "D"),
     ("same voice", "Same voice: model", VERMILION, "D"),
     None,
     ("windows with speech of the task", "Task, somebody speaks: model", VERMILION, "D"),

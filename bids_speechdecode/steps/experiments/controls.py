@@ -227,8 +227,9 @@ def _say_unexplained(scores: _Scores) -> Finding:
     found = scores.test(within)
     share = float(np.mean([s.row["explained"] for s in within]))
     text = (
-        f"With what the course of loudness predicts taken out of all candidates "
-        f"({100 * max(share, 0.0):.0f}% of their variance) it had {say_rank(found)}. "
+        f"With what loudness predicts taken out of all candidates "
+        f"({100 * max(share, 0.0):.0f}% of their variance) and of the signal, it had "
+        f"{say_rank(found)}. "
         f"{_say_left(scores, within)} {say_without(found, scores.settings)}"
     )
     return against_chance("without loudness", "the model without loudness", found, text)

@@ -140,12 +140,12 @@ def say_matched(found: Contrast, check: Contrast, settings: EvaluationConfig) ->
 
 
 def say_without(found: Contrast | None, settings: EvaluationConfig) -> str:
-    """Return what the rank means that candidates have without what loudness predicts of them."""
+    """Return what the rank means without what loudness predicts of candidates and signal."""
     assert found, "nothing was ranked"
     return {
         "better": (
-            "What remains is more than these levels and their squares predict; where it is a small "
-            "part, it may still be loudness that a target follows in another way."
+            "What remains is more than the level of the sound and its square tell; a small part of "
+            "the rank may still be loudness as the room changed it on its way to the ear."
         ),
         "chance": "No more than loudness was found.",
         "worse": "No more than loudness was found.",
