@@ -2,7 +2,8 @@
 
 An arm is a change of settings. Every arm is trained with pretraining and without, from every seed,
 and ranks the windows that the run's own settings rank; where words are the target, those of them in
-which a word is heard, which the run's own target then ranks once more after training on the like.
+which a word is heard, which the run's own target then ranks once more after training on the like;
+and they rank them once more with what their sound tells taken out.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from bids_speechdecode.steps.experiments.findings import (
     contrast,
     contrast_gains,
 )
+from bids_speechdecode.steps.experiments.heard import BEYOND, say_heard, without_sound
 from bids_speechdecode.steps.experiments.scaling import seeds
 from bids_speechdecode.steps.plan import FINETUNE, PRETRAIN, ParticipantPlan
 from bids_speechdecode.steps.words import needs_words, require_words
@@ -142,10 +144,14 @@ def _compare(context: Context, name: str, arms: Mapping[str, Arm]) -> Experiment
         alone = Training(TASK_ONLY, seed, changes=arm.changes)
         of = {"arm": label, "seed": seed}
         cells[Cell(alone, FINETUNE, version)] = {**of, "pretrained": False}
-        if context.plan.select(PRETRAIN) and arm.pretrains:
+        best, pretrained = alone, bool(context.plan.select(PRETRAIN)) and arm.pretrains
+        if pretrained:
             parent = Training(PRETRAINED, seed, changes=arm.changes)
-            tuned = Training(FINETUNED, seed, changes=arm.changes, parent=parent)
-            cells[Cell(tuned, FINETUNE, version)] = {**of, "pretrained": True}
+            best = Training(FINETUNED, seed, changes=arm.changes, parent=parent)
+            cells[Cell(best, FINETUNE, version)] = {**of, "pretrained": True}
+        if _is_text(context, arm):
+            of = {"arm": without_sound(label), "seed": seed, "pretrained": pretrained}
+            cells[Cell(best, FINETUNE, version, view=BEYOND)] = of
     return Experiment(name, cells, lambda results: Found(_say(context, arms, results)))
 
 
@@ -153,11 +159,14 @@ def _say(context: Context, arms: Mapping[str, Arm], results: Results) -> Iterato
     rng = partial(np.random.default_rng, [context.config.run.seed, 4])
     settings = context.config.evaluation
     for label, arm in arms.items():
+        best = bool(_pick(results, label, pretrained=True))
+        where = "pretrained and finetuned" if best else "trained on the task"
+        if _is_text(context, arm):
+            scored = _pick(results, label, best), _pick(results, without_sound(label), best)
+            yield from say_heard(label, where, _apart(context, arm), scored, settings, rng())
         if not arm.against:
             continue
         pair = arm.against, label
-        best = bool(_pick(results, label, pretrained=True))
-        where = "pretrained and finetuned" if best else "trained on the task"
         found = contrast(
             " against ".join(pair) + _apart(context, arm),
             _pick(results, arm.against, best),
@@ -176,6 +185,10 @@ def _say(context: Context, arms: Mapping[str, Arm], results: Results) -> Iterato
             yield contrast_gains(name, gains[0], gains[1], pair, settings, rng())
 
 
+def _is_text(context: Context, arm: Arm) -> bool:
+    return dict(arm.changes).get("target.name", context.config.target.name) == TEXT
+
+
 def _apart(context: Context, arm: Arm) -> str:
     """Return what keeps a comparison apart from that of participants who have pretraining."""
     lacks = bool(context.plan.select(PRETRAIN)) and not arm.pretrains
@@ -184,7 +197,7 @@ def _apart(context: Context, arm: Arm) -> str:
 
 def _say_words(context: Context, arm: Arm, results: Results) -> str:
     """Return on which windows the words heard are compared, in words; "" for other arms."""
-    if dict(arm.changes).get("target.name") != TEXT or needs_words(context.config):
+    if not _is_text(context, arm) or needs_words(context.config):
         return ""
     version = context.plan.versions(FINETUNE)[0]
     n_all = sum(p.n_usable for p in context.plan.select(FINETUNE, version, "test"))
