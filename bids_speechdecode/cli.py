@@ -27,6 +27,7 @@ from bids_speechdecode.arguments import (
     split_words,
 )
 from bids_speechdecode.config import (
+    EXPERIMENTS,
     LEVELS,
     STEPS_OF,
     WITHOUT_MODEL,
@@ -164,7 +165,19 @@ def parse(level: str, bids_dir: Path, output_dir: Path, **given: Any) -> tuple[R
         stop_on_first_crash=given["stop_on_first_crash"],
         verbosity=given["verbose"],
     )
-    return request, _configure(given)
+    config = _configure(given)
+    if split_words(given["steps"]) and "experiments" in request.steps:
+        _require_names(config)
+    return request, config
+
+
+def _require_names(config: Config) -> None:
+    if not config.experiments.names:
+        raise UsageError(
+            "--steps names the step experiments, and no experiment is named",
+            expected=f"--experiments with any of {', '.join((*EXPERIMENTS, 'all'))}",
+            fix="add --experiments, or names in [experiments] of the --config file",
+        )
 
 
 def _check_level(level: str) -> None:
@@ -219,6 +232,8 @@ def _configure(given: Mapping[str, Any]) -> Config:
     for setting in (*lists, "experiments.names"):
         if setting in typed:
             typed[setting] = split_words(typed[setting])
+            if not typed[setting]:  # as an unset variable of a shell gives it
+                raise UsageError(f"{options[setting].opts[-1]} needs at least one value")
     if "selection.roi" in typed:  # "left insula" is one region
         typed["selection.roi"] = tuple(
             part.strip() for text in typed["selection.roi"] for part in text.split(",")

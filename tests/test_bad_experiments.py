@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bids_speechdecode.bids.acquired import acquisition_time
+from bids_speechdecode.cli import main
 from bids_speechdecode.config import Config, load_config, override
 from bids_speechdecode.errors import DataError, UsageError
 from bids_speechdecode.steps.experiments.arms import targets
@@ -99,3 +100,20 @@ def test_only_the_own_target_is_nothing_to_compare(named: tuple[str, ...]) -> No
     config = override(Config(), {"target.name": "mel", "experiments.targets": named})
     with pytest.raises(UsageError, match="nothing to compare"):
         targets(SimpleNamespace(config=config))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--experiments", ""], "--experiments needs at least one value"),
+        (["--experiments", " ,"], "--experiments needs at least one value"),
+        (["--steps", "experiments,report"], "no experiment is named"),
+        (["--experiments", "scaling,drfit"], "did you mean 'drift'?"),
+    ],
+)
+def test_experiments_that_nobody_can_have_meant(
+    tmp_path: Path, typed: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run without the experiments that were asked for would end well and say nothing."""
+    assert main([str(tmp_path), str(tmp_path / "out"), "participant", *typed]) == 64
+    assert said in capsys.readouterr().err
