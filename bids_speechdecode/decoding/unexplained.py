@@ -123,14 +123,18 @@ def _fit_response(x: np.ndarray, windows: WindowSet) -> tuple[np.ndarray, np.nda
 
     Sums run over batches of windows: no more than a batch is in memory twice.
     """
-    n, total_x, total_y, square, product = 0, 0.0, 0.0, 0.0, 0.0
+    n, n_columns = 0, 2 * (x.shape[1] - windows.n_samples + 1)
+    total_x, total_y = np.zeros(n_columns), np.zeros(windows.n_channels)
+    square, product = np.zeros((n_columns, n_columns)), np.zeros((n_columns, windows.n_channels))
     for index in torch.arange(len(windows)).split(_BATCH):
         lagged = _lagged(x[index.numpy()], windows.n_samples)
         samples = _samples(windows, index)
         n += len(lagged)
-        total_x, total_y = total_x + lagged.sum(axis=0), total_y + samples.sum(axis=0)
-        square, product = square + lagged.T @ lagged, product + lagged.T @ samples
-    centre = np.asarray(total_x) / n
+        total_x += lagged.sum(axis=0)
+        total_y += samples.sum(axis=0)
+        square += lagged.T @ lagged
+        product += lagged.T @ samples
+    centre = total_x / n
     square = square - n * np.outer(centre, centre) + SIGNAL_PENALTY * n * np.eye(len(centre))
     weights = np.linalg.solve(square, product - np.outer(centre, total_y))
     return centre, weights
