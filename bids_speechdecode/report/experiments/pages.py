@@ -53,6 +53,7 @@ _OWN_CAPTION = (
     "Effects with their intervals. Of mean relative ranks, left of 0 is better, or what is named "
     "first."
 )
+_SAME = "the same to three decimals"
 _GROUP_CAPTION = (
     "Of mean relative ranks, left of 0 is better, or what is named first. Points: participants; "
     "diamonds: mean over participants with its interval (none below three)."
@@ -258,7 +259,8 @@ def _say_mean(row: Mapping[Any, Any]) -> str:
     n, effect = int(row["n_participants"]), row["effect"]
     if row["unit"] == RANK:
         change, own = "lower (better)" if effect < 0 else "higher (worse)", "better"
-        mean = f"the mean relative rank was {number(abs(effect))} {change}"
+        size = f"{number(abs(effect))} {change}"
+        mean = f"the mean relative rank was {size if abs(effect) >= 0.0005 else _SAME}"
     else:
         mean, own = f"{signed(effect)} ({row['unit']})", "above 0"
     how = [f"n = {several(n, 'participant')}", f"{own} in {int(row['n_better'])} on their own"]
