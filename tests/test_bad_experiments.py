@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from bids_speechdecode.bids.acquired import acquisition_time
+from bids_speechdecode.bids.sidecars import write_sidecar
 from bids_speechdecode.cli import main
 from bids_speechdecode.config import Config, load_config, override
 from bids_speechdecode.errors import DataError, UsageError
 from bids_speechdecode.steps.experiments.arms import targets
+from bids_speechdecode.steps.experiments.run import forget
 from bids_speechdecode.steps.experiments.times import recording_starts, say_untold
 
 
@@ -117,3 +119,18 @@ def test_experiments_that_nobody_can_have_meant(
     """A run without the experiments that were asked for would end well and say nothing."""
     assert main([str(tmp_path), str(tmp_path / "out"), "participant", *typed]) == 64
     assert said in capsys.readouterr().err
+
+
+def test_tables_that_can_no_longer_be_made_leave_the_report(tmp_path: Path) -> None:
+    """Results of other inputs, or other settings, beside those of today would look current."""
+    table, findings, other = (
+        tmp_path / f"sub-01_desc-{word}_scores.tsv"
+        for word in ("daynight", "daynightFindings", "drift")
+    )
+    for path in (table, findings, other):
+        path.write_text("a\n1\n")
+    write_sidecar(table, findings, step="experiments", signature="x")
+    context: Any = SimpleNamespace(summary_file=lambda *_: table)
+    forget(context, "day-night")
+    forget(context, "day-night")
+    assert list(tmp_path.iterdir()) == [other]

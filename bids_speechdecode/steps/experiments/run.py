@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bids_speechdecode.bids.files import write_tsv
-from bids_speechdecode.bids.sidecars import signature, write_sidecar
+from bids_speechdecode.bids.files import invalidate, write_tsv
+from bids_speechdecode.bids.sidecars import read_sidecar, signature, write_sidecar
 from bids_speechdecode.config import EXPERIMENTS
 from bids_speechdecode.errors import MissingInputError, UsageError
 from bids_speechdecode.group.experiments import experiment_word
@@ -94,9 +94,27 @@ def show_experiments(context: Context) -> str:
 def run_experiments(context: Context) -> None:
     """Make the cells of all experiments, then write the tables of each."""
     experiments = list_experiments(context)
+    if "all" in context.config.experiments.names:
+        for name in set(EXPERIMENTS) - {experiment.name for experiment in experiments}:
+            forget(context, name)
     run_grid(context, [cell for experiment in experiments for cell in experiment.cells])
     for experiment in experiments:
         _conclude(context, experiment)
+
+
+def forget(context: Context, name: str) -> None:
+    """Remove the tables of an experiment that can no longer be made; its cells stay.
+
+    Reports would show them beside results of other inputs.
+    """
+    table = context.summary_file(experiment_word(name), "scores", ".tsv")
+    files = read_sidecar(table).get("Bytes", {})
+    if not files:
+        return
+    log.warning("experiment %s: tables of an earlier run are removed", name)
+    invalidate(table)
+    for file in files:
+        (table.parent / file).unlink(missing_ok=True)
 
 
 def _conclude(context: Context, experiment: Experiment) -> None:
