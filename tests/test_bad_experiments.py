@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +15,9 @@ from bids_speechdecode.bids.acquired import acquisition_time
 from bids_speechdecode.bids.sidecars import write_sidecar
 from bids_speechdecode.cli import main
 from bids_speechdecode.config import Config, load_config, override
-from bids_speechdecode.errors import DataError, UsageError
+from bids_speechdecode.errors import DataError, InputOutputError, UsageError
 from bids_speechdecode.steps.experiments.arms import targets
+from bids_speechdecode.steps.experiments.cells import BusyError, claimed
 from bids_speechdecode.steps.experiments.run import forget
 from bids_speechdecode.steps.experiments.times import recording_starts, say_untold
 
@@ -134,3 +137,18 @@ def test_tables_that_can_no_longer_be_made_leave_the_report(tmp_path: Path) -> N
     forget(context, "day-night")
     forget(context, "day-night")
     assert list(tmp_path.iterdir()) == [other]
+
+
+def test_only_a_held_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system without locks every process would wait for nobody, for ever."""
+    context: Any = SimpleNamespace(work_dir=tmp_path)
+    path = tmp_path / "model.safetensors"
+    with claimed(context, path), pytest.raises(BusyError), claimed(context, path):
+        pass
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(InputOutputError, match="No locks available"), claimed(context, path):
+        pass

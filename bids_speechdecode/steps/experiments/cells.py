@@ -20,6 +20,7 @@ import pandas as pd
 from bids_speechdecode.bids.files import write_array
 from bids_speechdecode.bids.sidecars import read_sidecar, signature, write_sidecar
 from bids_speechdecode.config import override
+from bids_speechdecode.errors import InputOutputError
 from bids_speechdecode.steps.context import EXPERIMENT_FILES, JOINT, PRETRAINED, Context
 from bids_speechdecode.steps.data import load_signal, load_windows
 from bids_speechdecode.steps.experiments.pairing import TRUE, pair
@@ -231,6 +232,8 @@ def make(context: Context, cell: Cell) -> None:
     ------
     BusyError
         Another process makes this cell, or a model that it needs.
+    InputOutputError
+        The file system has no locks.
     """
     path, key = score_of(context, cell)
     with claimed(context, path):
@@ -320,6 +323,14 @@ def claimed(context: Context, path: Path) -> Iterator[None]:
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise BusyError(path.name) from error
+        except OSError as error:  # to wait for it would be to wait for ever
+            raise InputOutputError(
+                "a file cannot be locked",
+                expected="a file system with working locks (flock)",
+                found=error.strerror or "",
+                where=lock,
+                fix="name an output folder on another file system, or let its locks be enabled",
+            ) from error
         yield
