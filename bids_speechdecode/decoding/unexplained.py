@@ -112,8 +112,8 @@ def take_out_of_signal(
     rest = []
     for index in torch.arange(len(test)).split(_BATCH):
         response = (_lagged(test_x[index.numpy()], test.n_samples) - centre) @ weights
-        rest.append(_samples(test, index) - response)
-    signal = torch.from_numpy(np.concatenate(rest)).float().to(test.device)
+        rest.append(torch.from_numpy(_samples(test, index) - response).float())
+    signal = torch.cat(rest).to(test.device)
     starts = torch.arange(len(test), device=test.device) * test.n_samples
     return replace(test, signal=signal, starts=starts)
 
