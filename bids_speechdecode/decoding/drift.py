@@ -17,7 +17,6 @@ from scipy import stats
 
 from bids_speechdecode.decoding.orders import Orders
 from bids_speechdecode.errors import DataError
-from bids_speechdecode.statistics import widen_tail
 
 PENALTIES = np.logspace(-3, 4, 8)
 N_FOLDS = 5
@@ -82,7 +81,7 @@ class Decoded:
         Of prediction and truth over held-out windows, each less the mean of its training windows:
         a prediction that knows nothing but that mean has r = 0, where Pearson's r would be below.
     ci_low, ci_high : float
-        From resampled units (the predictions as they are); NaN below three.
+        As in `compare_decoded`, from what each unit adds to r; NaN where nothing varies.
     p, p_min : float
         One-sided, from orders of the units.
     null : float
@@ -128,9 +127,7 @@ def decode(
     folds: np.ndarray,
     orders: Orders,
     *,
-    n_bootstrap: int,
     confidence: float,
-    rng: np.random.Generator,
 ) -> Decoded:
     """Return how well features of held-out units tell when they were recorded.
 
@@ -142,7 +139,7 @@ def decode(
         Which units are held out together.
     orders : Orders
         Of the units.
-    n_bootstrap, confidence, rng
+    confidence : float
         Of the interval.
 
     Raises
@@ -160,9 +157,11 @@ def decode(
             kept = predicted[:, 0], truth[:, 0], centres[:, 0]
     by_order = np.concatenate(scores)
     products = _products(kept[0], kept[1], moments.unit)
-    low, high = _interval(products, n_bootstrap=n_bootstrap, confidence=confidence, rng=rng)
+    r = float(by_order[0])
+    low, high, _ = _infer(r, _influence(products, r), confidence)
+    low, high = np.clip([low, high], -1.0, 1.0).tolist()
     return Decoded(
-        float(by_order[0]),
+        r,
         low,
         high,
         float(orders.p_value(by_order)),
@@ -335,19 +334,6 @@ def _products(predicted: np.ndarray, truth: np.ndarray, unit: np.ndarray) -> np.
     return np.stack([np.bincount(unit, (a * b).sum(axis=1)) for a, b in pairs], axis=1)
 
 
-def _interval(
-    products: np.ndarray, *, n_bootstrap: int, confidence: float, rng: np.random.Generator
-) -> tuple[float, float]:
-    n = len(products)
-    if n < FEWEST_FOLDS:
-        return float("nan"), float("nan")
-    chosen = rng.integers(n, size=(n_bootstrap, n))
-    sums = np.stack([products[row].sum(axis=0) for row in chosen])
-    tail = widen_tail(n, confidence)
-    low, high = np.quantile(_ratio(*sums.T), [tail, 1 - tail])
-    return float(low), float(high)
-
-
 @dataclass(frozen=True)
 class Compared:
     """By how much one source tells the time better than another.
@@ -376,23 +362,28 @@ def compare_decoded(first: Decoded, second: Decoded, *, confidence: float) -> Co
     tell the date equally well differed with p <= 0.05 in 0 to 7% of 200 datasets.
     """
     difference = first.r - second.r
-    influence = _influence(first) - _influence(second)
+    influence = _influence(first.products, first.r) - _influence(second.products, second.r)
+    return Compared(difference, *_infer(difference, influence, confidence), len(influence))
+
+
+def _infer(value: float, influence: np.ndarray, confidence: float) -> tuple[float, float, float]:
+    """Return interval and p, two-sided, of a sum of the units' contributions."""
     n = len(influence)
     n_folds = min(N_FOLDS, n)
     variance = (1 + n_folds / (n_folds - 1)) * n / (n - 1) * float(influence @ influence)
     if not variance > 0:
-        return Compared(difference, float("nan"), float("nan"), float("nan"), n)
+        return float("nan"), float("nan"), float("nan")
     error = variance**0.5
     reach = float(stats.t.ppf((1 + confidence) / 2, n_folds - 1)) * error
-    p = float(2 * stats.t.sf(abs(difference) / error, n_folds - 1))
-    return Compared(difference, difference - reach, difference + reach, p, n)
+    p = float(2 * stats.t.sf(abs(value) / error, n_folds - 1))
+    return value - reach, value + reach, p
 
 
-def _influence(decoded: Decoded) -> np.ndarray:
+def _influence(products: np.ndarray, r: float) -> np.ndarray:
     """Return what each unit adds to r, to first order, shape (n_units,)."""
-    crossed, own, other = decoded.products.T
+    crossed, own, other = products.T
     total_own, total_other = own.sum(), other.sum()
     if not total_own > 0:
         return np.zeros(len(own))
     first_order = crossed / np.sqrt(total_own * total_other)
-    return first_order - decoded.r / 2 * (own / total_own + other / total_other)
+    return np.asarray(first_order - r / 2 * (own / total_own + other / total_other))

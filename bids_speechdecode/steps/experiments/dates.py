@@ -146,9 +146,7 @@ def _decode_all(context: Context, heard: _Heard) -> tuple[Results, list[str]]:
                 moments,
                 folds,
                 draw_orders(len(moments.value), n_orders, rng),
-                n_bootstrap=evaluation.n_bootstrap,
                 confidence=evaluation.confidence,
-                rng=rng,
             )
     return found, notes
 
