@@ -144,8 +144,8 @@ def say_without(found: Contrast | None, settings: EvaluationConfig) -> str:
     assert found, "nothing was ranked"
     return {
         "better": (
-            "What remains is more than the level of the sound and its square tell; a small part of "
-            "the rank may still be loudness as the room changed it on its way to the ear."
+            "What remains is more than the level of the sound and its square tell; less than a "
+            "tenth of the rank may still be loudness as the room changed it on its way to the ear."
         ),
         "chance": "No more than loudness was found.",
         "worse": "No more than loudness was found.",
