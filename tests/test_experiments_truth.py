@@ -9,7 +9,7 @@ import pytest
 
 from bids_speechdecode.bids.sidecars import read_table
 from bids_speechdecode.cli import main
-from bids_speechdecode.simulate import simulate_dataset
+from bids_speechdecode.simulate import brain, simulate_dataset
 
 SETTINGS = """
 [target]
@@ -24,7 +24,7 @@ batch_size = 64
 max_epochs = {epochs}
 batch_size = 64
 [evaluation]
-block = 15.0
+block = {block}
 n_bootstrap = 300
 n_permutations = 300
 [drift]
@@ -37,11 +37,34 @@ targets = ["energy"]
 """
 
 
-def found(folder: Path, experiments: str, *, epochs: int, seeds: int, **truth: float) -> Path:
+# Of a brain that follows nothing, in recordings that give ten blocks of the task to test.
+NOTHING = {"best_correlation": 0.0, "days": 4, "ambient_runs": 1, "night_runs": 1}
+NOTHING |= {"gain_drift": 0.0, "ambient_minutes": 1.5, "audiobook_minutes": 5.0, "chapters": 2}
+MORE_TESTED = """
+[splits]
+test_fraction = 0.4
+n_blocks = 6
+[run]
+seed = {seed}
+"""
+# Of sounds, which are those of rooms and of files, with any brain.
+OF_SOUND = ("telling apart", "Fréchet distance", "what recording explains")
+
+
+def found(
+    folder: Path,
+    experiments: str,
+    *,
+    epochs: int,
+    seeds: int,
+    block: float = 15.0,
+    more: str = "",
+    **truth: float,
+) -> Path:
     """Simulate a participant, make experiments and return the folder of their tables."""
     data, out, config = folder / "data", folder / "out", folder / "settings.toml"
     simulate_dataset(data, preset="tiny", participants=1, **truth)
-    config.write_text(SETTINGS.format(epochs=epochs, seeds=seeds))
+    config.write_text(SETTINGS.format(epochs=epochs, seeds=seeds, block=block) + more)
     steps = "preprocess,features,select,experiments"
     words = ["participant", "--config", str(config), "--steps", steps]
     assert main([str(data), str(out), *words, "--experiments", *experiments.split()]) == 0
@@ -66,3 +89,27 @@ def test_more_recordings_help_where_they_can(tmp_path: Path) -> None:
     law = table.loc["twice the recordings, held-out ambient speech"]
     assert law["effect"] < 0
     assert law["ci_high"] < 0
+
+
+@pytest.mark.slow
+def test_nothing_is_found_where_nothing_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brains that follow no sound: every experiment, and p as small as chance makes it.
+
+    Findings of a dataset share models and windows. Whatever their dependence, the smallest of m
+    is below alpha / m in at most alpha of datasets (Bonferroni), and more than a quarter of them
+    are below 0.05 in at most a fifth (Markov); datasets are independent of each other.
+    """
+    monkeypatch.setattr(brain, "BEST_HIGH_GAMMA_RISE", 0.0)
+    shares, smallest, every = [], [], []
+    for seed in (4, 5):
+        how = {"more": MORE_TESTED.format(seed=seed), "block": 9.0, "epochs": 2, "seeds": 2}
+        folder = found(tmp_path / str(seed), "all", **how, seed=seed, **NOTHING)
+        table = findings(folder).dropna(subset=["p"])
+        p = table.loc[~table["name"].str.startswith(OF_SOUND), "p"]
+        assert len(p) > 40
+        shares.append((p <= 0.05).mean())
+        smallest.append(len(p) * p.min())
+        every.extend(p)
+    assert sum(share > 0.25 for share in shares) < 2  # both: at most 4% by chance
+    assert min(smallest) > 0.005  # at most 1% by chance
+    assert pd.Series(every).median() < 0.95  # nor is p stuck where nothing can be found
