@@ -8,12 +8,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from bids_speechdecode.bids.sidecars import read_sidecar, read_table
 from bids_speechdecode.cli import main
+from bids_speechdecode.errors import DataError
+from bids_speechdecode.progress import Progress
+from bids_speechdecode.steps.experiments import grid
+from bids_speechdecode.steps.experiments.cells import Cell, Training
 
 SETTINGS = """
 [target]
@@ -124,3 +129,22 @@ def test_killed_and_continued_and_two_at_once(
     for desc in ("scaling", "scalingFindings", "finetunesize", "finetunesizeFindings"):
         ours, theirs = read(out, desc), read(made, desc)
         assert ours.equals(theirs)
+
+
+def test_what_does_not_need_a_failed_cell_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grid may take days; one model that cannot be made must not stop all that follow."""
+    cells = [Cell(Training("pretrained", seed), "pretrain", "room") for seed in range(3)]
+    failure, made = DataError("too few windows", expected="20", found="3"), []
+
+    def make(_: object, cell: Cell) -> None:
+        if cell == cells[1]:
+            raise failure
+        made.append(cell)
+
+    monkeypatch.setattr(grid, "make", make)
+    monkeypatch.setattr(grid, "is_done", lambda *_: False)
+    monkeypatch.setattr(grid, "band_of", lambda *_: "slow")
+    config = SimpleNamespace(preprocess=SimpleNamespace(band="slow"))
+    context = SimpleNamespace(participant="01", progress=Progress(), config=config)
+    assert grid.run_grid(context, cells) == {cells[1]: failure}
+    assert made == [cells[0], cells[2]]

@@ -50,6 +50,12 @@ def list_findings(root: Path, participants: Sequence[str], task: str) -> dict[st
     return found
 
 
+def read_findings(path: Path) -> pd.DataFrame:
+    """Return a table of findings; in one of an earlier version, none is aside."""
+    table = read_table(path)
+    return table if "aside" in table else table.assign(aside=False)
+
+
 def summarise_findings(
     sources: Sources, settings: EvaluationConfig, rng: np.random.Generator
 ) -> pd.DataFrame:
@@ -58,7 +64,7 @@ def summarise_findings(
     The test is the sign-flip test over participants; what they differ by within themselves enters
     only through their effects.
     """
-    tables = [read_table(path).assign(participant=who) for who, path in sources.items()]
+    tables = [read_findings(path).assign(participant=who) for who, path in sources.items()]
     every = pd.concat(tables, ignore_index=True)
     rows = []
     for name, part in every.groupby("name", sort=False):

@@ -124,6 +124,8 @@ def write_group_report(root: Path, *, command: str) -> Path:
     told += [tuning.summarise_target(target)] if target else []
     told += [text for page in anatomy for text in page.summary]
     told += [text for page in pages for text in page.summary]
+    experiments = group_experiment_pages(root, report, simulated)
+    explored = [page.name for page in experiments]
     html = render(
         "group.html",
         title="Group",
@@ -136,14 +138,17 @@ def write_group_report(root: Path, *, command: str) -> Path:
         anatomy=anatomy,
         tasks=[_task_page(report, task, results, simulated) for task in results.tasks],
         encoding_pages=pages,
-        experiments=group_experiment_pages(root, report, simulated),
+        experiments=experiments,
         tuning=tuning.tuning_page(report, root / "figures", "group", tuned, simulated),
         participants=participant_table(results),
         links=_report_links(root, _names(results.participants, encoded)),
         left_out=make_table(["What", "Why"], _left_out(results, encoded, decoding)),
         **encoding_methods.in_template(
             methods.in_template(
-                results.settings, _electrodes(root, anatomy), tuning.describe_target(target)
+                results.settings,
+                _electrodes(root, anatomy),
+                tuning.describe_target(target),
+                explored,
             ),
             encoding_methods.find_encoded(
                 encoded, run, tuning=tuning.tuning_in_words(tuned), is_group=True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,13 @@ REVIEWS = "known from its reviews, not from the paper"
 CODE = "public code of the same team, not the paper"
 OPEN = "not stated"
 
+# Works that only the methods of an experiment cite, and the word of that experiment's files.
+CITED_BY = {
+    "robinson": "controls",
+    "classifier": "transfer",
+    "frechet": "transfer",
+    "gradient": "drift",
+}
 SPEECH_MODELS = {
     "wav2vec2": "wav2vec 2.0",
     "hubert": "HuBERT",
@@ -120,17 +127,22 @@ def _family(space: str) -> str:
 
 
 def cited_references(
-    settings: Settings, electrodes: Electrodes | None = None, *, is_tuned: bool = False
+    settings: Settings,
+    electrodes: Electrodes | None = None,
+    *,
+    is_tuned: bool = False,
+    experiments: Collection[str] = (),
 ) -> dict[str, tuple[int, Reference]]:
     """Return the works that a run with these settings cites, numbered from 1.
 
-    `is_tuned` says that its speech model was tuned on fMRI.
+    `is_tuned` says that its speech model was tuned on fMRI; `experiments` are those that are shown.
     """
     # wav2vec 2.0 is the paper's target, so it is cited whatever this run used.
     unused = set(SPEECH_MODELS) - {"wav2vec2", settings["target"]["name"]}
     if settings["target"]["name"] in WITHOUT_MODEL:
         unused.add("transformers")
     unused |= (electrodes or Electrodes()).unused(settings)
+    unused |= {key for key, name in CITED_BY.items() if name not in experiments}
     used = [reference for reference in REFERENCES if reference.key not in unused]
     used.sort(key=lambda r: r.key == "wav2vec2" and settings["target"]["name"] != "wav2vec2")
     if is_tuned:
@@ -140,18 +152,25 @@ def cited_references(
 
 
 def in_template(
-    settings: Settings | None, electrodes: Electrodes, tuned: TunedTarget | None = None
+    settings: Settings | None,
+    electrodes: Electrodes,
+    tuned: TunedTarget | None = None,
+    experiments: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return what the template of the methods section needs; without settings it is left out.
 
-    `tuned` tells of the speech model if it was tuned on fMRI.
+    `tuned` tells of the speech model if it was tuned on fMRI; `experiments` are those that are
+    shown, by the words of their files.
     """
     values: dict[str, Any] = {"settings": settings, "electrodes": electrodes, "tuned": tuned}
     if settings is None:
         return values
     return values | {
         "choice_table": choice_table(settings, tuned),
-        "cited": cited_references(settings, electrodes, is_tuned=tuned is not None),
+        "cited": cited_references(
+            settings, electrodes, is_tuned=tuned is not None, experiments=experiments
+        ),
+        "explored": experiments,
         "selection": describe_selection(settings),
         "atlas": describe_atlas(settings),
     }

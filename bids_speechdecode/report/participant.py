@@ -89,6 +89,8 @@ def write_participant_report(
     told += [tuning.summarise_target(target)] if target else []
     told += tell_starts(folder) if decoding else []
     told += [sentence for page in pages for sentence in page.summary]
+    experiments = experiment_pages(report, folder / "ieeg", name, simulated)
+    explored = [page.name for page in experiments]
     html = render(
         "participant.html",
         title=name,
@@ -110,11 +112,13 @@ def write_participant_report(
         ),
         encoding_pages=pages,
         tuning=tuning.tuning_page(report, root / name / "figures", name, tuned, simulated),
-        experiments=experiment_pages(report, folder / "ieeg", name, simulated),
+        experiments=experiments,
         plan=results.plan,
         settings_text=results.settings_text,
         **encoding_methods.in_template(
-            methods.in_template(results.settings, electrodes, tuning.describe_target(target)),
+            methods.in_template(
+                results.settings, electrodes, tuning.describe_target(target), explored
+            ),
             encoding_methods.find_encoded(encoded, run, tuning=tuning.tuning_in_words(tuned))
             if encoded
             else None,

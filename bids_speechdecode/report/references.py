@@ -145,6 +145,29 @@ REFERENCES = (
         "https://doi.org/10.3389/fninf.2014.00014",
     ),
     Reference(
+        "robinson",
+        "Robinson PM. Root-N-consistent semiparametric regression. Econometrica 56, 931-954 "
+        "(1988).",
+        "https://doi.org/10.2307/1912705",
+    ),
+    Reference(
+        "classifier",
+        "Lopez-Paz D, Oquab M. Revisiting classifier two-sample tests. ICLR (2017).",
+        "https://doi.org/10.48550/arXiv.1610.06545",
+    ),
+    Reference(
+        "frechet",
+        "Heusel M, Ramsauer H, Unterthiner T, et al. GANs trained by a two time-scale update rule "
+        "converge to a local Nash equilibrium. NeurIPS 30 (2017).",
+        "https://doi.org/10.48550/arXiv.1706.08500",
+    ),
+    Reference(
+        "gradient",
+        "Ganin Y, Lempitsky V. Unsupervised domain adaptation by backpropagation. ICML, PMLR 37, "
+        "1180-1189 (2015).",
+        "https://doi.org/10.48550/arXiv.1409.7495",
+    ),
+    Reference(
         "source",
         "From Minutes to Days: Scaling Intracranial Speech Decoding with Supervised "
         "Pretraining. arXiv:2512.15830 (2025). The source paper of the method.",

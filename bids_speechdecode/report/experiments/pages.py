@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from bids_speechdecode.bids.sidecars import read_sidecar, read_table
-from bids_speechdecode.group.experiments import RANK
+from bids_speechdecode.group.experiments import RANK, read_findings
 from bids_speechdecode.report.experiments.amounts import FINETUNE_SIZE, SCALING
 from bids_speechdecode.report.experiments.arms import ENCODERS, TARGETS
 from bids_speechdecode.report.experiments.controls import CONTROLS
@@ -173,7 +173,8 @@ def _read_tables(path: Path, word: str) -> Tables:
         p.name.removeprefix(f"{start}_desc-{word}").removesuffix(f"_{end}"): p
         for p in path.parent.glob(f"{start}_desc-{word}*_{end}")
     }
-    return {name: read_table(p) for name, p in files.items()}
+    tables = {name: read_table(p) for name, p in files.items()}
+    return tables | {"Findings": read_findings(files["Findings"])}
 
 
 def _describe(table: pd.DataFrame) -> str:
@@ -225,7 +226,7 @@ def group_experiment_pages(root: Path, report: Path, simulated: bool) -> list[Ex
     pages = []
     for word, shown in SHOWN.items():
         for path in sorted(root.glob(f"group_task-*_desc-{word}Findings_scores.tsv")):
-            table = read_table(path)
+            table = read_findings(path)
             own = _own_effects(root, read_sidecar(path).get("Participants", ()), path)
             picture = add_picture(
                 report,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bids_speechdecode.bids.sidecars import read_sidecar
+from bids_speechdecode.errors import SpeechDecodeError
 from bids_speechdecode.progress import spell_time
 from bids_speechdecode.steps.channels import selected_file
 from bids_speechdecode.steps.context import Context
@@ -40,23 +41,25 @@ log = logging.getLogger(__name__)
 WAIT = 2.0  # seconds until a cell that another process makes is looked at again
 
 
-def run_grid(context: Context, cells: Sequence[Cell]) -> None:
-    """Make every cell that is not there, each in one process alone."""
+def run_grid(context: Context, cells: Sequence[Cell]) -> dict[Cell, SpeechDecodeError]:
+    """Make every cell that is not there, each in one process alone; return those that failed."""
+    failed: dict[Cell, SpeechDecodeError] = {}
     todo = [cell for cell in dict.fromkeys(cells) if not is_done(context, cell)]
     label = f"sub-{context.participant}"
     if not todo:
         context.progress.skip("experiments", label, f"{len(cells)} cells, all current")
-        return
+        return failed
     for band in dict.fromkeys(band_of(context, cell.training) for cell in todo):
         if band != context.config.preprocess.band:
             _prepare(in_band(context, band))
     with context.progress.task("experiments", label, len(todo)) as advance:
         while todo:
-            left = [cell for cell in todo if not _made(context, cell)]
+            left = [cell for cell in todo if not _made(context, cell, failed)]
             advance(len(todo) - len(left))
             if len(left) == len(todo):
                 time.sleep(WAIT)
             todo = left
+    return failed
 
 
 def _prepare(context: Context) -> None:
@@ -85,11 +88,13 @@ def _preprocessed(context: Context, planned: PlannedRecording) -> bool:
     return True
 
 
-def _made(context: Context, cell: Cell) -> bool:
+def _made(context: Context, cell: Cell, failed: dict[Cell, SpeechDecodeError]) -> bool:
     try:
         make(context, cell)
     except BusyError:
         return False
+    except SpeechDecodeError as error:
+        failed[cell] = error  # what does not need this cell goes on
     return True
 
 

@@ -85,6 +85,7 @@ def show_experiments(context: Context) -> str:
             what = ", ".join(
                 f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
                 for name, value in factors.items()
+                if value != ""
             )
             lines.append(f"  {what}: {'done' if is_done(context, cell) else 'to do'}")
     outlook = foresee_grid(context, [cell for e in experiments for cell in e.cells])
@@ -92,14 +93,31 @@ def show_experiments(context: Context) -> str:
 
 
 def run_experiments(context: Context) -> None:
-    """Make the cells of all experiments, then write the tables of each."""
+    """Make the cells of all experiments, then write the tables of each.
+
+    Raises
+    ------
+    SpeechDecodeError
+        Of the first cell that could not be made, once all that does not need it is written.
+    """
     experiments = list_experiments(context)
     if "all" in context.config.experiments.names:
         for name in set(EXPERIMENTS) - {experiment.name for experiment in experiments}:
             forget(context, name)
-    run_grid(context, [cell for experiment in experiments for cell in experiment.cells])
+    failed = run_grid(context, [cell for experiment in experiments for cell in experiment.cells])
     for experiment in experiments:
-        _conclude(context, experiment)
+        if errors := [failed[cell] for cell in experiment.cells if cell in failed]:
+            log.warning(
+                "experiment %s: %d of %d cells failed (%s)",
+                experiment.name,
+                len(errors),
+                len(experiment.cells),
+                errors[0].problem,
+            )
+        else:
+            _conclude(context, experiment)
+    for error in failed.values():
+        raise error
 
 
 def forget(context: Context, name: str) -> None:
