@@ -285,7 +285,7 @@ def _own_effects(root: Path, participants: Sequence[str], path: Path) -> pd.Data
 
 
 def _group_table(table: pd.DataFrame) -> Table:
-    columns = ["Finding", "Participants", "Effect", "CI", "p", "Better on their own"]
+    columns = ["Finding", "Participants", "Effect", "CI", "p", "On their own"]
     rows = [
         (
             str(row["name"]),

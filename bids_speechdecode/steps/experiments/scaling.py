@@ -131,12 +131,11 @@ def _say_size(context: Context, results: Results) -> Iterator[Finding]:
     shares = sorted({f["share"] for f, _ in results if f["pretrained"]})
     for share in shares:
         part = [(f, s) for f, s in results if f["share"] == share]
-        hours = np.mean([f["hours"] for f, _ in part])
         yield contrast(
             f"pretraining at {100 * share:g}% of the task",
             [s for f, s in part if f["pretrained"]],
             [s for f, s in part if not f["pretrained"]],
-            (f"pretraining and {60 * hours:.3g} min of the task", "the same without pretraining"),
+            (f"pretraining and {100 * share:g}% of the task", "the same without pretraining"),
             evaluation,
             np.random.default_rng([context.config.run.seed, 4]),
         )
