@@ -43,6 +43,7 @@ DATE, HOUR = "date", "hour"
 RECORDINGS, DAYS = "recordings", "days"
 UNIT_WORDS = {DATE: "days", HOUR: "hours"}
 CORRELATION = "correlation"
+MAIN = DATE, RECORDINGS  # in the paragraph of results; the hour and whole days are beside it
 
 
 @dataclass(frozen=True)
@@ -197,9 +198,11 @@ def _say_one(source: str, what: str, held_out: str, found: Decoded) -> Finding:
         f"The {what} of windows was told from {source} embeddings of held-out {held_out} with "
         f"r = {found.r:.2f} ({interval(found.ci_low, found.ci_high, 2)}, {spell_p(found.p)}, "
         f"{what}s given to {held_out} at random, which gave {found.null:.2f}; {found.n_units} "
-        f"{held_out}), with a mean error of {found.error:.2g} {UNIT_WORDS[what]} where a guess of "
-        f"the mean has {found.blind_error:.2g}."
+        f"{held_out}), with a mean error of {found.error:.1f} {UNIT_WORDS[what]} where a guess of "
+        f"the mean has {found.blind_error:.1f}."
     )
+    if found.p_min > 0.01:
+        text += f" With so few {held_out}, p cannot be below {found.p_min:.2g}."
     return Finding(
         f"{what} from {source} embeddings of held-out {held_out}",
         found.r,
@@ -213,6 +216,7 @@ def _say_one(source: str, what: str, held_out: str, found: Decoded) -> Finding:
         "",
         text,
         CORRELATION,
+        aside=(what, held_out) != MAIN,
     )
 
 
@@ -243,6 +247,7 @@ def _say_difference(
         "",
         text,
         CORRELATION,
+        aside=(what, held_out) != MAIN,
     )
 
 

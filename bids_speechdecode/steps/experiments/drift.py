@@ -29,6 +29,12 @@ from bids_speechdecode.steps.experiments.findings import (
     spell_p,
 )
 from bids_speechdecode.steps.experiments.recalibration import RECALIBRATED
+from bids_speechdecode.steps.experiments.remaining import (
+    against_chance,
+    compare_chance,
+    judge,
+    say_rank,
+)
 from bids_speechdecode.steps.experiments.scaling import seeds
 from bids_speechdecode.steps.experiments.subsets import Subset
 from bids_speechdecode.steps.experiments.times import recording_starts
@@ -248,16 +254,28 @@ def _say_remedies(
     }
     reference = joined.pop(NONE)
     before, after = (name_days(some).lower() for some in (days.before, days.after))
+    yield _say_later(context, reference, f"Trained on {before} and tested on {after}")
     for arm, models in joined.items():
         same_blocks = [replace(s, blocks=reference[0].blocks) for s in models]
         yield contrast(
             f"{arm} against none",
             same_blocks,
             reference,
-            (f"{arm} (trained on {before}, tested on {after})", "no remedy"),
+            (arm, "no remedy"),
             context.config.evaluation,
             np.random.default_rng([context.config.run.seed, 4]),
         )
+
+
+def _say_later(context: Context, models: Sequence[Scored], how: str) -> Finding:
+    """Return what models decode on later days: where they do not, no remedy can be judged."""
+    settings = context.config.evaluation
+    rng = np.random.default_rng([context.config.run.seed, 4])
+    found = compare_chance(models, settings, rng)
+    text = f"{how}, models without a remedy had {say_rank(found)}."
+    if found and judge(found, settings) != "better":
+        text += " That is no better than chance, so that nothing can be told of remedies."
+    return against_chance("no remedy on later days", "no remedy", found, text)
 
 
 def _join(parts: Sequence[Scored]) -> Scored:
