@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from known_truth import run_experiments
 
 from bids_speechdecode.bids.sidecars import read_sidecar, read_table
 from bids_speechdecode.cli import main
-from bids_speechdecode.simulate import simulate_dataset
 from bids_speechdecode.steps.experiments.controls import ASIDE
 
 # Long enough that most windows can be matched, and small enough for a test.
 SIZES = {
-    "participants": 1,
     "ambient_runs": 0,
     "audiobook_minutes": 40.0,
     "chapters": 2,
@@ -41,21 +40,16 @@ n_permutations = 500
 [experiments]
 seeds = 2
 """
-STEPS = "preprocess,features,select,experiments"
 
 
 def run_controls(
     folder: Path, *, loudness_only: bool, seed: int = 7
 ) -> tuple[pd.DataFrame, list[str]]:
     """Return the findings of the experiment on a simulated participant, by name."""
-    data, out = folder / "data", folder / "out"
-    simulate_dataset(data, preset="tiny", loudness_only=loudness_only, **{**SIZES, "seed": seed})
-    config = folder / "controls.toml"
-    config.write_text(SETTINGS)
-    command = [str(data), str(out), "participant", "--config", str(config)]
-    assert main([*command, "--experiments", "controls", "--steps", STEPS]) == 0
-    (path,) = out.rglob("*_desc-controlsFindings_scores.tsv")
-    (cells,) = out.rglob("*_desc-controls_scores.tsv")
+    truth = {**SIZES, "loudness_only": loudness_only, "seed": seed}
+    made = run_experiments(folder, "controls", SETTINGS, **truth)
+    (path,) = made.glob("*_desc-controlsFindings_scores.tsv")
+    (cells,) = made.glob("*_desc-controls_scores.tsv")
     return read_table(path).set_index("name"), read_sidecar(cells)["Text"]
 
 
@@ -135,7 +129,8 @@ def test_controls_follow_pretraining_and_are_kept(
     config = tmp_path / "quick.toml"
     config.write_text(quick_config.read_text() + "\n[experiments]\nseeds = 1\n")
     command = [str(tiny_dataset), str(out), "participant", "--participant-label", "sim01"]
-    command += ["--config", str(config), "--experiments", "controls", "--steps", f"{STEPS},report"]
+    steps = "preprocess,features,select,experiments,report"
+    command += ["--config", str(config), "--experiments", "controls", "--steps", steps]
     assert main(command) == 0
     (path,) = out.rglob("*_desc-controls_scores.tsv")
     cells = read_table(path)

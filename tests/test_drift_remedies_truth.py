@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from known_truth import run_experiments
 from scipy import stats
 
 from bids_speechdecode.bids.sidecars import read_table
@@ -20,7 +21,6 @@ from bids_speechdecode.simulate import simulate_dataset
 pytestmark = pytest.mark.slow
 SEEDS = (101, 102, 103)
 SIZES = {
-    "participants": 1,
     "days": 6,
     "ambient_runs": 3,
     "ambient_minutes": 4,
@@ -48,19 +48,16 @@ normalise_minutes = 1.0
 [experiments]
 seeds = 1
 """
-STEPS = "preprocess,features,select,experiments"
 
 
 def rank_arms(root: Path, **drift: float) -> pd.DataFrame:
     """Return the mean rank of each dataset (rows) with each remedy (columns)."""
-    (root / "settings.toml").write_text(SETTINGS)
-    config = ["--config", str(root / "settings.toml"), "--steps", STEPS, "--experiments", "drift"]
     rows = []
     for seed in SEEDS:
-        data, out = root / f"data-{seed}", root / f"out-{seed}"
-        simulate_dataset(data, preset="tiny", seed=seed, **SIZES, **drift)
-        assert main([str(data), str(out), "participant", *config]) == 0
-        rows.append(read_arms(out / "sub-sim01" / "ieeg"))
+        folder = root / f"seed-{seed}"
+        folder.mkdir()
+        made = run_experiments(folder, "drift", SETTINGS, seed=seed, **SIZES, **drift)
+        rows.append(read_arms(made))
     return pd.DataFrame(rows)
 
 

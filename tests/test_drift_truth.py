@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from known_truth import run_experiments
 
 from bids_speechdecode.bids.sidecars import read_table
-from bids_speechdecode.cli import main
-from bids_speechdecode.simulate import simulate_dataset
 
 pytestmark = pytest.mark.slow
 SIZES = {
-    "participants": 1,
     "days": 5,
     "ambient_runs": 4,
     "ambient_minutes": 2.5,
@@ -43,17 +41,10 @@ recalibrate = 3.0
 [experiments]
 seeds = 1
 """
-STEPS = "preprocess,features,select,experiments"
 
 
 def run(folder: Path, **drift: float) -> Path:
-    simulate_dataset(folder / "data", preset="tiny", seed=3, **SIZES, **drift)
-    (folder / "settings.toml").write_text(SETTINGS)
-    config = ["--config", str(folder / "settings.toml"), "--steps", STEPS]
-    out = folder / "out"
-    words = [str(folder / "data"), str(out), "participant", "--experiments", "drift", *config]
-    assert main(words) == 0
-    return out / "sub-sim01" / "ieeg"
+    return run_experiments(folder, "drift", SETTINGS, seed=3, **SIZES, **drift)
 
 
 @pytest.fixture(scope="module")

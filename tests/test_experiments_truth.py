@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from known_truth import run_experiments
 
 from bids_speechdecode.bids.sidecars import read_table
-from bids_speechdecode.cli import main
-from bids_speechdecode.simulate import brain, simulate_dataset
+from bids_speechdecode.simulate import brain
 
 SETTINGS = """
 [target]
@@ -62,13 +62,8 @@ def found(
     **truth: float,
 ) -> Path:
     """Simulate a participant, make experiments and return the folder of their tables."""
-    data, out, config = folder / "data", folder / "out", folder / "settings.toml"
-    simulate_dataset(data, preset="tiny", participants=1, **truth)
-    config.write_text(SETTINGS.format(epochs=epochs, seeds=seeds, block=block) + more)
-    steps = "preprocess,features,select,experiments"
-    words = ["participant", "--config", str(config), "--steps", steps]
-    assert main([str(data), str(out), *words, "--experiments", *experiments.split()]) == 0
-    return out / "sub-sim01" / "ieeg"
+    settings = SETTINGS.format(epochs=epochs, seeds=seeds, block=block) + more
+    return run_experiments(folder, experiments, settings, **truth)
 
 
 def findings(folder: Path) -> pd.DataFrame:
