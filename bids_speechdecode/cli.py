@@ -233,7 +233,12 @@ def _configure(given: Mapping[str, Any]) -> Config:
         if setting in typed:
             typed[setting] = split_words(typed[setting])
             if not typed[setting]:  # as an unset variable of a shell gives it
-                raise UsageError(f"{options[setting].opts[-1]} needs at least one value")
+                option = options[setting].opts[-1]
+                raise UsageError(
+                    f"{option} needs at least one value",
+                    found="none",
+                    fix=f"name one (--help says which there are), or leave {option} out",
+                )
     if "selection.roi" in typed:  # "left insula" is one region
         typed["selection.roi"] = tuple(
             part.strip() for text in typed["selection.roi"] for part in text.split(",")

@@ -348,7 +348,7 @@ def nothing(root: Path) -> None:
 REGIONS = ("hippocampus right 3", "superiortemporal right 3", "transversetemporal right 2")
 REFUSED: dict[str, tuple[Damage, int, tuple[str, ...]]] = {
     "--select rois": (nothing, 64, ("'rois'", "did you mean 'roi'?")),
-    "--select=": (nothing, 64, ("--select needs a rule", "all, roi, radius, responsive")),
+    "--select=": (nothing, 64, ("--select needs at least one value", "leave --select out")),
     "--select roi --roi insulla": (nothing, 64, ("did you mean 'insula'?", "speech, or labels")),
     "--select roi --roi speeech": (nothing, 64, ("did you mean 'speech'?",)),
     "--select roi --roi left insula": (nothing, 64, ("lh.insula", "--hemisphere")),
