@@ -215,7 +215,7 @@ def test_what_went_is_said_of_the_same_windows() -> None:
     """Windows that no stratum takes must not enter one of the two sides alone."""
     text = say_remaining(scored([0.4, 0.3, np.nan]), scored([0.1, 0.2, 0.9]))
     assert "0.350 below chance" in text
-    assert "0.150 (43%) remains and 0.200 went" in text
+    assert "of this 0.150 (43%) remains" in text
 
 
 def test_figure_shows_what_could_not_be_ranked() -> None:

@@ -50,4 +50,6 @@ def chance_over_models(ranks: np.ndarray, blocks: np.ndarray, *, confidence: flo
         return Contrast(effect, effect, effect, float(effect == 0), 0.0, n_blocks)
     reach = error * float(stats.t.ppf((1 + confidence) / 2, n_models - 1))
     p = float(2 * stats.t.sf(abs(effect) / error, n_models - 1))
-    return Contrast(effect, effect - reach, effect + reach, p, 0.0, n_blocks)
+    # No mean rank lies outside of 0 to 1, however few models say how sure it is.
+    low, high = max(effect - reach, -CHANCE), min(effect + reach, 1 - CHANCE)
+    return Contrast(effect, low, high, p, 0.0, n_blocks)

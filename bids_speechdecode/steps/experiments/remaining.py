@@ -86,7 +86,7 @@ def say_rank(found: Contrast | None, test: str = TEST) -> str:
     assert found, "nothing was ranked"
     tested = "sign-flip test over" if test == TEST else "t-test over models and"
     return (
-        f"a mean relative rank of {CHANCE + found.difference:.3f} ({found.difference:+.3f} from "
+        f"a mean relative rank of {CHANCE + found.difference:.3f} ({found.difference:+z.3f} from "
         f"chance, {interval(found.ci_low, found.ci_high)}, {spell_p(found.p)}, {tested} "
         f"{found.n_blocks} blocks)"
     )
@@ -166,10 +166,12 @@ def say_remaining(within: Sequence[Scored], among_all: Sequence[Scored]) -> str:
     left = CHANCE - float(mean_ranks(within)[known].mean())
     if gain <= 0:
         return "Among all candidates the same windows ranked no better than chance."
-    return (
-        f"Among all candidates the same windows ranked {gain:.3f} below chance: of this "
-        f"{left:.3f} ({100 * left / gain:.0f}%) remains and {gain - left:.3f} went."
-    )
+    before = f"Among all candidates the same windows ranked {gain:.3f} below chance"
+    if left >= gain:
+        return f"{before}: nothing of this went."
+    if left <= 0:
+        return f"{before}: nothing of this remains."
+    return f"{before}: of this {left:.3f} ({100 * left / gain:.0f}%) remains."
 
 
 def say_strata(scored: Sequence[Scored]) -> str:
