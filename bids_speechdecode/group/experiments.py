@@ -72,8 +72,8 @@ def summarise_findings(
         if not len(known):
             continue
         result = _test(str(name), known, settings, rng)
-        unit, aside = (known[column].iloc[0] for column in ("unit", "aside"))
-        rows.append({"name": name, "unit": unit, "aside": aside, **asdict(result)})
+        same = {column: known[column].iloc[0] for column in ("second", "unit", "aside")}
+        rows.append({"name": name, **same, **asdict(result)})
     return pd.DataFrame(rows).rename(columns={"mean": "effect"})
 
 

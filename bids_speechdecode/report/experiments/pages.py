@@ -260,7 +260,8 @@ def _say_mean(row: Mapping[Any, Any]) -> str:
     n, effect = int(row["n_participants"]), row["effect"]
     if row["unit"] == RANK:
         change, own = "lower (better)" if effect < 0 else "higher (worse)", "better"
-        size = f"{number(abs(effect))} {change}"
+        is_named = row.get("second") != "chance" or "chance" in row["name"]
+        size = f"{number(abs(effect))} {change}{'' if is_named else ' than chance'}"
         mean = f"the mean relative rank was {size if abs(effect) >= 0.0005 else _SAME}"
     else:
         mean, own = f"{signed(effect)} ({row['unit']})", "above 0"
