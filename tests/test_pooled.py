@@ -352,6 +352,8 @@ def test_pooled_again_trains_nothing(made: Path, capsys: pytest.CaptureFixture[s
     assert run(made, "group", "--pool") == 0
     assert {p: p.stat().st_mtime_ns for p in (made / "out").glob("group_*")} == before
     assert capsys.readouterr().err.count("current") == 4
+    assert run(made, "group", "--pool", "--dry-run") == 0
+    assert "4 of 4 checkpoints are there" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -396,6 +398,8 @@ def test_left_out_participant_changes_no_bit(made: Path, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_who_lacks_which_step_is_said(three: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With 20 participants, 'something is missing' costs a morning."""
+    assert run(three, "group", "--pool", "--pooling", "frames", "--dry-run") == 0
+    assert "0 of 4 checkpoints are there" in capsys.readouterr().out
     assert run(three, "group", "--pool", "--pooling", "frames") == 66
     told = capsys.readouterr().err
     assert "sub-sim01: features; sub-sim02: features; sub-sim03: features" in told

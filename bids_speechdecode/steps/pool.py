@@ -67,8 +67,7 @@ def pool(contexts: Sequence[Context]) -> None:
     """
     _require_sense(contexts)
     _require_prepared(contexts)
-    jobs = {"": list(contexts)}
-    jobs |= {c.participant: [other for other in contexts if other is not c] for c in contexts}
+    jobs = _list_jobs(contexts)
     members: dict[str, _Member] = {}
     todo = list(jobs)
     while todo:
@@ -79,9 +78,26 @@ def pool(contexts: Sequence[Context]) -> None:
 
 
 def foresee_pooling(contexts: Sequence[Context]) -> str:
-    """Return in words which participants would be pooled."""
+    """Return in words which participants would be pooled, and what is there already."""
     labels = ", ".join(f"sub-{c.participant}" for c in contexts)
-    return f"the group level would pool {labels}, and all but each of them"
+    jobs = {} if _list_lacking(contexts) else _list_jobs(contexts)
+    n_done = sum(_is_current(members, without) for without, members in jobs.items())
+    return (
+        f"the group level would pool {labels}, and all but each of them "
+        f"({n_done} of {len(contexts) + 1} checkpoints are there)"
+    )
+
+
+def _list_jobs(contexts: Sequence[Context]) -> dict[str, list[Context]]:
+    """Return who is pooled in each checkpoint, by who is left out; "" for nobody."""
+    jobs = {"": list(contexts)}
+    return jobs | {c.participant: [o for o in contexts if o is not c] for c in contexts}
+
+
+def _is_current(contexts: Sequence[Context], without: str) -> bool:
+    first = contexts[0]
+    path = pooled_file(first.out, first.config.inputs.pretrain_task, without)
+    return first.out.is_current(path, _signature(contexts))
 
 
 def _require_sense(contexts: Sequence[Context]) -> None:
@@ -110,17 +126,7 @@ def _require_sense(contexts: Sequence[Context]) -> None:
 
 def _require_prepared(contexts: Sequence[Context]) -> None:
     """Raise unless every participant has signals, targets and channels of these settings."""
-    checks: dict[str, Callable[[Context], None]] = {
-        "preprocess": require_preprocessed,
-        "features": _require_features,
-        "select": require_selected,
-    }
-    lacking = []
-    for context in contexts:
-        steps = [step for step, check in checks.items() if _lacks(context, check)]
-        if steps:
-            lacking.append(f"sub-{context.participant}: {', '.join(steps)}")
-    if lacking:
+    if lacking := _list_lacking(contexts):
         raise MissingInputError(
             "participants are not prepared for pooling",
             expected="results of these steps, made with the settings of this command",
@@ -131,6 +137,21 @@ def _require_prepared(contexts: Sequence[Context]) -> None:
         )
     if contexts[0].config.encoder.spatial == "attention":
         _require_one_space(contexts)
+
+
+def _list_lacking(contexts: Sequence[Context]) -> list[str]:
+    """Return who lacks which steps."""
+    checks: dict[str, Callable[[Context], None]] = {
+        "preprocess": require_preprocessed,
+        "features": _require_features,
+        "select": require_selected,
+    }
+    lacking = []
+    for context in contexts:
+        steps = [step for step, check in checks.items() if _lacks(context, check)]
+        if steps:
+            lacking.append(f"sub-{context.participant}: {', '.join(steps)}")
+    return lacking
 
 
 def _lacks(context: Context, check: Callable[[Context], None]) -> bool:
